@@ -1,0 +1,89 @@
+//! `edgehub check`: every error of a configuration or a manifest, before anything runs.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{CHECK_FAILED, Failure, print};
+use crate::config::{Config, UpstreamKind};
+use crate::diagnostic::{Diagnostic, Position, Severity};
+use crate::files;
+use crate::message::Endpoint;
+use crate::routes::RouteTable;
+use crate::server::tls::TlsState;
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct CheckArgs {
+    /// The configuration file; the files that it names are checked too
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// A deployment manifest alone
+    #[arg(long)]
+    manifest: Option<PathBuf>,
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let (lines, errors) = match (&args.config, &args.manifest) {
+        (Some(config), _) => check_config(config),
+        (None, Some(manifest)) => count(check_manifest(manifest).0),
+        (None, None) => Default::default(),
+    };
+    if errors > 0 {
+        return Err(Failure {
+            code: CHECK_FAILED,
+            lines,
+        });
+    }
+    for line in lines {
+        print(&line)?;
+    }
+    print("no errors")
+}
+
+fn check_config(path: &Path) -> (Vec<String>, usize) {
+    let (config, mut diagnostics) = match Config::load(path) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => return count(diagnostics),
+    };
+    let (of_manifest, table) = check_manifest(&config.manifest);
+    diagnostics.extend(of_manifest);
+    if config.upstream.kind == UpstreamKind::None
+        && table.is_some_and(|table| table.endpoints().contains(&Endpoint::Upstream))
+    {
+        diagnostics.push(
+            Diagnostic::warning(
+                &config.manifest,
+                Position::WHOLE_FILE,
+                "a route leads to $upstream, and upstream.kind is \"none\"",
+            )
+            .with_hint("such messages are acknowledged, counted as no_upstream, and not kept"),
+        );
+    }
+    let (mut lines, mut errors) = count(diagnostics);
+    let mut more = files::read_identities(&config.identities)
+        .err()
+        .unwrap_or_default();
+    if let Some(tls) = &config.tls {
+        more.extend(TlsState::load(tls, false).err());
+    }
+    errors += more.len();
+    lines.extend(more);
+    (lines, errors)
+}
+
+fn check_manifest(path: &Path) -> (Vec<Diagnostic>, Option<RouteTable>) {
+    match files::read_manifest(path) {
+        Ok((_, table, diagnostics)) => (diagnostics, Some(table)),
+        Err(diagnostics) => (diagnostics, None),
+    }
+}
+
+fn count(diagnostics: Vec<Diagnostic>) -> (Vec<String>, usize) {
+    let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
+    let errors = diagnostics.iter().filter(is_error).count();
+    (
+        diagnostics.iter().map(ToString::to_string).collect(),
+        errors,
+    )
+}

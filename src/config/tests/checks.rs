@@ -1,0 +1,139 @@
+//! Checks across keys.
+
+use super::*;
+
+#[test]
+fn listeners_open_to_the_network_need_a_word() {
+    let listener = "[[listener]]\nbind = \"0.0.0.0:1883\"\ntransport = \"tcp\"\nanonymous = true\n";
+    assert_eq!(
+        errors_below(listener),
+        [
+            "10:13: transport \"tcp\" sends keys in clear text, on 0.0.0.0 \
+             (use \"tls\", bind to 127.0.0.1, or set `allow_cleartext = true`)",
+            "11:13: anonymous clients are let in from the network, on 0.0.0.0 \
+             (bind to 127.0.0.1, or set `allow_remote_anonymous = true`)",
+        ]
+    );
+    let allowed = "allow_cleartext = true\nallow_remote_anonymous = true";
+    assert_eq!(errors_below(&format!("{listener}{allowed}")), [""; 0]);
+    for loopback in [
+        "127.0.0.1:1",
+        "127.9.9.9:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+    ] {
+        let text = listener.replace("0.0.0.0:1883", loopback);
+        assert_eq!(errors_below(&text), [""; 0], "{loopback}");
+    }
+}
+
+#[test]
+fn encrypted_listeners_need_tls() {
+    let text = format!("{BASE}[[listener]]\nbind = \"127.0.0.1:8883\"\n");
+    let expected =
+        "5:1: transport \"tls\" needs a `[tls]` section (it names `certificate` and `key`)";
+    assert_eq!(errors(parse(&text)), [expected]);
+    let plain = format!("{text}transport = \"tcp\"\n");
+    assert_eq!(parse(&plain).unwrap().0.tls, None);
+    // A section that is there and broken is not missing.
+    let broken = format!("{text}[tls]\nkey = 1\n");
+    let expected = [
+        "7:1: `certificate` is missing",
+        "8:7: `key` must be a string, not an integer (put the value in double quotes)",
+    ];
+    assert_eq!(errors(parse(&broken)), expected);
+}
+
+#[test]
+fn one_port_is_bound_once() {
+    let two = |one: &str, other: &str| {
+        let section = format!("[[listener]]\nbind = \"{one}\"\n[[listener]]\nbind = \"{other}\"\n");
+        errors_below(&section)
+    };
+    let expected = "11:8: 127.0.0.1:8883 is taken: the file binds 0.0.0.0:8883 already";
+    assert_eq!(two("0.0.0.0:8883", "127.0.0.1:8883"), [expected]);
+    assert_eq!(two("127.0.0.1:8883", "127.0.0.1:8883").len(), 1);
+    assert_eq!(two("127.0.0.1:0", "127.0.0.1:0"), [""; 0]);
+    assert_eq!(two("127.0.0.1:8883", "127.0.0.2:8883"), [""; 0]);
+    assert_eq!(two("127.0.0.1:8883", "[::1]:8883"), [""; 0]);
+    let http = "[http]\nbind = \"127.0.0.1:8883\"";
+    let expected = "9:8: 127.0.0.1:8883 is taken: the file binds 0.0.0.0:8883 already";
+    assert_eq!(errors_below(http), [expected]);
+}
+
+#[test]
+fn no_listener_at_all_is_an_error_only_when_written() {
+    let text = format!("listener = []\n{BASE}{TLS}");
+    let expected = "1:12: there is no listener (leave `listener` out for TLS on 0.0.0.0:8883)";
+    assert_eq!(errors(parse(&text)), [expected]);
+    assert_eq!(errors_below("[[listener]]\n"), ["8:1: `bind` is missing"]);
+}
+
+#[test]
+fn sizes_have_to_fit_each_other() {
+    for (section, expected) in [
+        (
+            "[store]\nmax_bytes = \"4MiB\"",
+            "9:13: `max_bytes` (4194304) is less than `segment_bytes` (8388608)",
+        ),
+        (
+            "[limits]\nmax_message_bytes = \"8MiB\"",
+            "9:21: `max_message_bytes` (8388608) does not fit a segment, which has room for \
+             8273920 (raise `segment_bytes` in `[store]`)",
+        ),
+        (
+            "[store]\nsegment_bytes = \"1MiB\"",
+            "9:17: `max_message_bytes` (1048576) does not fit a segment, which has room for \
+             933888 (raise `segment_bytes` in `[store]`)",
+        ),
+        (
+            "[limits]\nendpoint_max_bytes = \"64KiB\"",
+            "9:22: `endpoint_max_bytes` is less than `max_message_bytes` \
+             (the largest message would never be queued)",
+        ),
+    ] {
+        assert_eq!(errors_below(section), [expected]);
+    }
+}
+
+#[test]
+fn doubtful_values_are_warned_of() {
+    let section = "[store]\nsync = \"memory\"\ninterval_ms = 5\nsegment_bytes = \"5MiB\"\n";
+    let (_, warnings) = parse(&format!("{BASE}{TLS}{section}")).unwrap();
+    assert_eq!(
+        said(warnings, Severity::Warning),
+        [
+            "10:15: `interval_ms` has no effect (it belongs to `sync = \"interval\"`)",
+            "11:17: `segment_bytes` is not a multiple of 4MiB \
+             (flash cards allocate in such steps, and wear faster otherwise)",
+        ]
+    );
+}
+
+#[test]
+fn what_this_version_lacks_is_refused() {
+    for (section, place) in [
+        (
+            "[[listener]]\nbind = \"127.0.0.1:443\"\ntransport = \"wss\"",
+            "10:13",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:80\"\ntransport = \"ws\"",
+            "10:13",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:0\"\ntrusted_proxies = [\"10.0.0.0/8\"]",
+            "10:19",
+        ),
+        ("[upstream]\nkind = \"iothub\"", "9:8"),
+        ("[upstream]\nkind = \"mqtt\"", "9:8"),
+    ] {
+        let errors = errors_below(section);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(place), "{errors:?}");
+        assert!(
+            errors[0].contains("not available in this version"),
+            "{errors:?}"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! What the hub keeps for one connection.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metrics::{Counter, Histogram};
+
+use super::routing::Routing;
+use crate::identity::{Credentials, Identity};
+use crate::mailbox::Mailbox;
+use crate::message::{Message, Origin, Priority, Properties, Target};
+use crate::observe::Runs;
+use crate::session::InFlight;
+use crate::store::journal::Subscription;
+use crate::store::{Copy, Delivery, Loss, Queue};
+
+/// Answers to requests that may wait for the client, beyond which requests are not answered:
+/// as many as a client has outstanding at the very most.
+pub(super) const RESPONSES_MAX: usize = 64;
+
+/// How the hub knows a delivery again when the client acknowledges it.
+#[derive(Debug)]
+pub enum Token {
+    /// A queued message.
+    Queued {
+        /// Its queue.
+        queue: Arc<Queue>,
+        /// What was fetched from it.
+        delivery: Delivery,
+    },
+    /// An answer to a request; nobody waits for its acknowledgement.
+    Response,
+}
+
+/// An answer that waits to be sent.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub topic: String,
+    pub payload: Bytes,
+}
+
+/// An input that the client's subscriptions cover.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub queue: Arc<Queue>,
+    pub topic_prefix: Bytes,
+    pub qos: u8,
+    /// False once a fetch found it empty, until the queue wakes the client.
+    pub pending: bool,
+}
+
+/// A counter of delivered messages and what it counts; a receiver has few of them.
+pub(super) struct Sent {
+    pub origin: Arc<Origin>,
+    pub queue: Arc<Queue>,
+    pub priority: Priority,
+    pub counter: Counter,
+    pub duration: Runs,
+}
+
+/// What is known about one output of the client.
+pub(super) struct Output {
+    pub origin: Arc<Origin>,
+    pub source: String,
+    pub candidates: Box<[u16]>,
+    pub received: Counter,
+    pub no_route: Counter,
+    pub no_upstream: Counter,
+    pub queue_full: Counter,
+}
+
+/// The topic of the last publish, parsed: modules send many messages with the same one.
+pub(super) struct ParsedTopic {
+    pub topic: String,
+    pub output: usize,
+    pub properties: Properties,
+    pub bag: Bytes,
+}
+
+/// A will, kept until the connection ends (MQTT 3.1.1 §3.1.2.5).
+#[derive(Debug, Clone)]
+pub struct Will {
+    /// Where it is published.
+    pub topic: String,
+    /// What is published.
+    pub payload: Bytes,
+}
+
+/// What a persistent session leaves behind for the next connection, in memory.
+#[derive(Debug, Default)]
+pub struct Parked {
+    pub(super) in_flight: VecDeque<InFlight<Token>>,
+    pub(super) next_id: u16,
+}
+
+/// One connected client.
+pub struct Client {
+    pub(super) identity: Identity,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) expires_unix: Option<u64>,
+    pub(super) persistent: bool,
+    pub(super) will: Option<Will>,
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) routing: Arc<Routing>,
+    pub(super) inputs: Vec<Input>,
+    pub(super) next_input: usize,
+    pub(super) outputs: Vec<Output>,
+    pub(super) parsed: Option<ParsedTopic>,
+    pub(super) responses: VecDeque<Response>,
+    pub(super) response_qos: Option<u8>,
+    pub(super) sent: Vec<Sent>,
+    pub(super) sizes: Runs,
+    pub(super) process: Runs,
+    pub(super) scratch: Scratch,
+}
+
+/// Buffers that are used again for every message.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub targets: Vec<Target>,
+    pub copies: Vec<Copy>,
+    pub idle: Vec<Arc<Mailbox>>,
+    pub losses: Vec<Loss>,
+    pub fetched: Vec<Delivery>,
+}
+
+impl Client {
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// When its credentials must be checked again, in seconds since 1970.
+    #[must_use]
+    pub fn expires_unix(&self) -> Option<u64> {
+        self.expires_unix
+    }
+
+    /// Voids the will: the client took its leave with DISCONNECT.
+    pub fn void_will(&mut self) {
+        self.will = None;
+    }
+
+    /// Gives the memory of empty buffers back; called when the connection goes idle.
+    pub fn shrink(&mut self) {
+        self.scratch = Scratch::default();
+        self.responses.shrink_to_fit();
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sent {
+    pub(super) fn new(
+        message: &Message,
+        queue: &Arc<Queue>,
+        priority: Priority,
+        (counter, duration): (Counter, Histogram),
+    ) -> Self {
+        Self {
+            origin: Arc::clone(&message.origin),
+            queue: Arc::clone(queue),
+            priority,
+            counter,
+            duration: Runs::new(duration),
+        }
+    }
+
+    pub(super) fn is_of(&self, message: &Message, queue: &Arc<Queue>, priority: Priority) -> bool {
+        self.priority == priority
+            && Arc::ptr_eq(&self.origin, &message.origin)
+            && Arc::ptr_eq(&self.queue, queue)
+    }
+}

@@ -1,0 +1,281 @@
+//! What goes to a client: its inputs' messages, answers to its requests, its subscriptions.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::client::{Client, Input, Sent, Token};
+use super::{Hub, Now, lose};
+use crate::identity::policy;
+use crate::iothub::topics;
+use crate::mqtt::{QoS, SubAckCode, Subscribe, Unsubscribe};
+use crate::observe::{self, Delivered};
+use crate::session::{InFlight, Outgoing, Session};
+use crate::store::journal::Subscription;
+
+/// Messages fetched from a queue at a time: one lock for many, and other inputs get their turn.
+const FETCH_MAX: usize = 32;
+
+impl Hub {
+    /// Fills the client's window from its queues, inputs taking turns, until the window is full,
+    /// the queues are empty or `max_output_bytes` wait to be written.
+    pub fn deliver(&self, client: &mut Client, session: &mut Session<Token>, now: Now) {
+        if client.routing.generation != self.generation() {
+            self.take_routing(client);
+        }
+        self.respond(client, session, now);
+        let output_max = self.limits().max_output_bytes;
+        let mut idle_turns = 0;
+        while idle_turns < client.inputs.len() {
+            if session.room() == 0 || session.output().len() >= output_max {
+                break;
+            }
+            client.next_input = (client.next_input + 1) % client.inputs.len();
+            let delivered = self.deliver_input(client, session, now);
+            idle_turns = if delivered { 0 } else { idle_turns + 1 };
+        }
+        lose(self, &mut client.scratch.losses);
+        client.process.flush();
+    }
+
+    /// One turn of one input; false if there was nothing.
+    fn deliver_input(&self, client: &mut Client, session: &mut Session<Token>, now: Now) -> bool {
+        let Some(input) = client.inputs.get_mut(client.next_input) else {
+            return false;
+        };
+        if !input.pending {
+            return false;
+        }
+        let max = session.room().min(FETCH_MAX);
+        let scratch = &mut client.scratch;
+        let (fetched, losses) = (&mut scratch.fetched, &mut scratch.losses);
+        self.store
+            .fetch(&input.queue, &client.mailbox, max, now.ms, fetched, losses);
+        input.pending = fetched.len() == max;
+        let qos = if input.qos == 0 {
+            QoS::AtMostOnce
+        } else {
+            QoS::AtLeastOnce
+        };
+        let any = !fetched.is_empty();
+        let mut done = Vec::new();
+        for delivery in fetched.drain(..) {
+            let message = Arc::clone(&delivery.message);
+            let waited_ms = now.ms.saturating_sub(message.received_ms);
+            client.process.add(waited_ms as f64 / 1000.0);
+            let out = Outgoing {
+                topic_prefix: &input.topic_prefix,
+                topic_suffix: &message.bag,
+                payload: &message.payload,
+            };
+            let queue = Arc::clone(&input.queue);
+            let token = Token::Queued { queue, delivery };
+            done.extend(session.deliver(now.ms, qos, &out, token));
+        }
+        for token in done {
+            self.delivered(client, token, now);
+        }
+        any
+    }
+
+    /// The client acknowledged a delivery, or none was asked of it.
+    pub fn delivered(&self, client: &mut Client, token: Token, now: Now) {
+        let Token::Queued { queue, delivery } = token else {
+            return;
+        };
+        self.store.acknowledge(&queue, delivery.seq);
+        let (message, priority) = (&delivery.message, delivery.priority);
+        let known = client
+            .sent
+            .iter()
+            .position(|sent| sent.is_of(message, &queue, priority));
+        let at = known.unwrap_or_else(|| {
+            if client.sent.len() >= SENT_MAX {
+                client.sent.clear();
+            }
+            let origin = &message.origin;
+            let metrics = self.metrics.sent(Delivered {
+                from: &origin.sender,
+                output: self.output_label(origin.output.as_deref()),
+                to: queue.endpoint(),
+                device: self.device_id(),
+                priority,
+            });
+            client
+                .sent
+                .push(Sent::new(message, &queue, priority, metrics));
+            client.sent.len() - 1
+        });
+        if let Some(sent) = client.sent.get_mut(at) {
+            sent.counter.increment(1);
+            let took_ms = now.ms.saturating_sub(message.received_ms);
+            sent.duration.add(took_ms as f64 / 1000.0);
+        }
+    }
+
+    /// Sends messages of the previous connection again, or puts them back where the client no
+    /// longer subscribes.
+    pub(super) fn redeliver(
+        &self,
+        client: &Client,
+        session: &mut Session<Token>,
+        in_flight: InFlight<Token>,
+    ) {
+        let Token::Queued { queue, delivery } = &in_flight.token else {
+            return;
+        };
+        let input = client
+            .inputs
+            .iter()
+            .find(|input| Arc::ptr_eq(&input.queue, queue) && input.qos > 0);
+        let Some(input) = input else {
+            self.store.release(queue, &[delivery.seq]);
+            return;
+        };
+        let message = Arc::clone(&delivery.message);
+        let out = Outgoing {
+            topic_prefix: &input.topic_prefix,
+            topic_suffix: &message.bag,
+            payload: &message.payload,
+        };
+        session.redeliver(&out, in_flight);
+    }
+
+    fn respond(&self, client: &mut Client, session: &mut Session<Token>, now: Now) {
+        let Some(qos) = client.response_qos else {
+            client.responses.clear();
+            return;
+        };
+        while session.room() > 0 {
+            let Some(response) = client.responses.pop_front() else {
+                return;
+            };
+            let out = Outgoing {
+                topic_prefix: response.topic.as_bytes(),
+                topic_suffix: b"",
+                payload: &response.payload,
+            };
+            let qos = if qos == 0 {
+                QoS::AtMostOnce
+            } else {
+                QoS::AtLeastOnce
+            };
+            session.deliver(now.ms, qos, &out, Token::Response);
+        }
+    }
+
+    /// A queue of the client has messages: look at all of them again.
+    pub fn deliveries_waiting(&self, client: &mut Client) {
+        for input in &mut client.inputs {
+            input.pending = true;
+        }
+    }
+
+    /// Adds subscriptions; the SUBACK goes out once they are on disk.
+    pub fn subscribe(
+        &self,
+        client: &mut Client,
+        session: &mut Session<Token>,
+        subscribe: Subscribe<'_>,
+    ) {
+        let codes: Vec<_> = subscribe
+            .filters
+            .iter()
+            .map(|(filter, qos)| self.subscribe_one(client, filter, qos))
+            .collect();
+        let version = self.keep_subscriptions(client);
+        session.subscribed(subscribe.packet_id, codes, version);
+        self.refresh_inputs(client);
+    }
+
+    fn subscribe_one(&self, client: &mut Client, filter: &str, qos: QoS) -> SubAckCode {
+        let refused = if client.credentials.is_none() {
+            Some("plain topics are not available in this version".to_owned())
+        } else {
+            policy::authorize_subscribe(client.identity(), filter)
+                .err()
+                .map(|forbidden| forbidden.to_string())
+        };
+        let known = client
+            .subscriptions
+            .iter()
+            .position(|known| known.filter == filter);
+        let refused = refused.or_else(|| {
+            let full = client.subscriptions.len() >= self.limits().max_subscriptions;
+            (full && known.is_none()).then(|| "over max_subscriptions".to_owned())
+        });
+        if let Some(reason) = refused {
+            let id = client.identity().as_str();
+            tracing::warn!(id, filter, reason, "subscription refused");
+            let id = self.id_label(client.identity());
+            let counter = self
+                .metrics
+                .counter(observe::SUBSCRIBE_REFUSED, &[("id", id)]);
+            counter.increment(1);
+            return SubAckCode::Failure;
+        }
+        let qos = qos.min(QoS::AtLeastOnce);
+        let subscription = Subscription {
+            filter: filter.to_owned(),
+            qos: qos as u8,
+        };
+        match known.and_then(|known| client.subscriptions.get_mut(known)) {
+            Some(known) => *known = subscription,
+            None => client.subscriptions.push(subscription),
+        }
+        SubAckCode::Granted(qos)
+    }
+
+    /// Removes subscriptions; the UNSUBACK goes out once that is on disk.
+    pub fn unsubscribe(
+        &self,
+        client: &mut Client,
+        session: &mut Session<Token>,
+        unsubscribe: Unsubscribe<'_>,
+    ) {
+        for filter in unsubscribe.filters.iter() {
+            client.subscriptions.retain(|known| known.filter != filter);
+        }
+        let version = self.keep_subscriptions(client);
+        session.unsubscribed(unsubscribe.packet_id, version);
+        self.refresh_inputs(client);
+    }
+
+    /// Works out which queues the client's subscriptions cover.
+    pub(super) fn refresh_inputs(&self, client: &mut Client) {
+        let filters: Vec<_> = client
+            .subscriptions
+            .iter()
+            .map(|known| (known.filter.clone(), known.qos))
+            .collect();
+        client.response_qos = filters
+            .iter()
+            .filter(|(filter, _)| crate::topic::matches(filter, "$iothub/twin/res/200/"))
+            .map(|(_, qos)| *qos)
+            .max();
+        let identity = client.identity.clone();
+        let Some(module) = identity.module_id() else {
+            return;
+        };
+        if identity.device_id() != self.device_id() {
+            return;
+        }
+        let inputs = self
+            .store
+            .queues_of(module)
+            .into_iter()
+            .filter_map(|queue| {
+                let qos = topics::input_qos(&filters, &identity, queue.input())?;
+                Some(Input {
+                    topic_prefix: Bytes::from(topics::input_prefix(&identity, queue.input())),
+                    queue,
+                    qos,
+                    pending: true,
+                })
+            });
+        client.inputs = inputs.collect();
+    }
+}
+
+/// Counters of deliveries that a client has at hand.
+const SENT_MAX: usize = 32;

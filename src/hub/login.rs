@@ -1,0 +1,516 @@
+//! Who is let in, and the one connection that each identity may have.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::client::{Client, Parked, Scratch, Token, Will};
+use super::{Hub, Now, Slot};
+use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
+use crate::iothub::username::UserName;
+use crate::mailbox::{ATTACH, Mailbox, TAKEN_OVER};
+use crate::mqtt::{Connect, ConnectReturnCode, Publish, QoS};
+use crate::observe::{self, Runs};
+use crate::session::{Close, Session};
+use crate::store::journal::Subscription;
+
+/// Addresses and identities whose failed logins are remembered.
+const FAILURES_MAX: usize = 4096;
+/// The longest that the answer to a failed login is held back.
+const FAILURE_DELAY_MS_MAX: u64 = 5_000;
+/// After this time without another one, failed logins are forgotten.
+const FAILURES_FORGOTTEN_MS: u64 = 60_000;
+
+/// A client that may come in.
+#[derive(Debug)]
+pub struct Login {
+    pub(super) identity: Identity,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) expires_unix: Option<u64>,
+    pub(super) clean: bool,
+    pub(super) will: Option<Will>,
+    /// The client's keep-alive in seconds; 0: none.
+    pub keep_alive_seconds: u16,
+}
+
+/// A client that may not.
+#[derive(Debug)]
+pub struct LoginRefused {
+    /// The return code for CONNACK.
+    pub code: ConnectReturnCode,
+    /// How long the answer is held back: guessing is slow, the right credentials never are.
+    pub delay_ms: u64,
+    /// Why, for the log.
+    pub close: Close,
+}
+
+/// What the connection knows about the client beside the CONNECT packet.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Its certificate, if it showed one.
+    pub certificate: Option<ClientCertificate>,
+    /// Whether the listener lets clients without credentials in.
+    pub anonymous: bool,
+}
+
+/// Whether a client got its place.
+#[derive(Debug)]
+pub enum Attached {
+    /// It is in, and its CONNACK is on the way.
+    In(Box<Client>),
+    /// The previous connection of this identity has to go first; [`ATTACH`] tells when.
+    Wait,
+    /// There is no place for another client.
+    Full,
+}
+
+/// Failed logins by address and claimed identity.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<HashMap<(IpAddr, String), (u32, u64)>>);
+
+impl Failures {
+    /// Counts one more and says how long to hold the answer back.
+    fn count(&self, address: IpAddr, claimed: &str, now_ms: u64) -> u64 {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= FAILURES_MAX {
+            failures.retain(|_, (_, last_ms)| *last_ms + FAILURES_FORGOTTEN_MS > now_ms);
+            if failures.len() >= FAILURES_MAX {
+                return FAILURE_DELAY_MS_MAX;
+            }
+        }
+        let claimed = claimed.chars().take(identity::ID_BYTES_MAX).collect();
+        let (count, last_ms) = failures.entry((address, claimed)).or_insert((0, now_ms));
+        if *last_ms + FAILURES_FORGOTTEN_MS <= now_ms {
+            *count = 0;
+        }
+        *last_ms = now_ms;
+        *count += 1;
+        match *count {
+            0 | 1 => 0,
+            n => (50_u64 << n.min(10)).min(FAILURE_DELAY_MS_MAX),
+        }
+    }
+
+    fn forget(&self, address: IpAddr, claimed: &str) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !failures.is_empty() {
+            failures.remove(&(address, claimed.to_owned()));
+        }
+    }
+}
+
+impl Hub {
+    /// Decides about a CONNECT (facts §1.3, `DESIGN` §4).
+    ///
+    /// # Errors
+    /// The return code, and how long to hold it back.
+    pub fn login(
+        &self,
+        connect: &Connect<'_>,
+        peer: &Peer,
+        now: Now,
+    ) -> Result<Login, LoginRefused> {
+        match self.login_inner(connect, peer, now) {
+            Ok(login) => {
+                self.failures.forget(peer.address, connect.client_id);
+                Ok(login)
+            }
+            Err((code, reason, text)) => {
+                let claimed = connect.client_id;
+                let known = Identity::parse(claimed);
+                let id = known
+                    .as_ref()
+                    .map_or("unknown", |known| self.id_label(known));
+                let labels = [("id", id), ("reason", reason)];
+                self.metrics
+                    .counter(observe::CONNECT_FAILED, &labels)
+                    .increment(1);
+                let delay_ms = self.failures.count(peer.address, claimed, now.ms);
+                tracing::warn!(client = claimed, address = %peer.address, reason, "{text}");
+                Err(LoginRefused {
+                    code,
+                    delay_ms,
+                    close: Close::LoginRefused(text),
+                })
+            }
+        }
+    }
+
+    fn login_inner(
+        &self,
+        connect: &Connect<'_>,
+        peer: &Peer,
+        now: Now,
+    ) -> Result<Login, (ConnectReturnCode, &'static str, String)> {
+        use ConnectReturnCode as Code;
+        let will = connect.will.as_ref().map(|will| Will {
+            topic: will.topic.to_owned(),
+            payload: Bytes::copy_from_slice(will.payload),
+        });
+        let mut login = Login {
+            identity: Identity::device("{{anonymous}}"),
+            credentials: None,
+            expires_unix: None,
+            clean: connect.clean_session,
+            will,
+            keep_alive_seconds: connect.keep_alive_seconds,
+        };
+        let claimed = match connect.username {
+            Some(name) => {
+                UserName::parse(name)
+                    .map_err(|error| {
+                        let text = format!("user name: {error}");
+                        (Code::BadUserNameOrPassword, "bad_user_name", text)
+                    })?
+                    .identity
+            }
+            None if peer.anonymous && peer.certificate.is_none() => {
+                if connect.client_id.is_empty() && !connect.clean_session {
+                    let text = "an empty client id needs a clean session".to_owned();
+                    return Err((Code::IdentifierRejected, "client_id_mismatch", text));
+                }
+                login.identity = self.anonymous(connect.client_id);
+                // There is nothing to keep for them, and no end to their names.
+                login.clean = true;
+                return Ok(login);
+            }
+            None => Identity::parse(connect.client_id).ok_or_else(|| {
+                let text = "no user name, and the client id names no identity".to_owned();
+                (Code::NotAuthorized, "no_credentials", text)
+            })?,
+        };
+        if claimed.as_str() != connect.client_id {
+            let text = format!("the client id is not the user name's identity {claimed}");
+            return Err((Code::IdentifierRejected, "client_id_mismatch", text));
+        }
+        let credentials = Credentials {
+            identity: claimed,
+            password: connect.password.and_then(Password::read),
+            certificate: peer.certificate.clone(),
+        };
+        let authenticated = self
+            .authenticate(&credentials, now)
+            .map_err(|denied| (Code::NotAuthorized, denied.reason(), denied.to_string()))?;
+        login.identity = authenticated.identity().clone();
+        login.expires_unix = authenticated.expires_at();
+        login.credentials = Some(credentials);
+        Ok(login)
+    }
+
+    fn authenticate(
+        &self,
+        credentials: &Credentials,
+        now: Now,
+    ) -> Result<identity::Authenticated, Denied> {
+        let settings = self.settings.load();
+        let audience = Audience {
+            iothub_hostname: &settings.iothub_hostname,
+            gateway_hostname: &settings.gateway_hostname,
+        };
+        identity::authenticate(&self.registry.load(), credentials, &audience, now.unix)
+    }
+
+    /// Checks a connected client's credentials again: its token ran out, or identities changed.
+    ///
+    /// # Errors
+    /// Why the connection must be closed.
+    pub fn recheck(&self, client: &mut Client, now: Now) -> Result<(), Close> {
+        let Some(credentials) = &client.credentials else {
+            return Ok(());
+        };
+        match self.authenticate(credentials, now) {
+            Ok(authenticated) => {
+                client.expires_unix = authenticated.expires_at();
+                Ok(())
+            }
+            Err(denied) => Err(Close::Revoked(denied.to_string())),
+        }
+    }
+
+    /// Gives the client its place, if it is free. Otherwise the connection that has it is told to
+    /// go (MQTT 3.1.1 §3.1.4), and so is one that already waited.
+    pub fn attach(
+        &self,
+        login: &Login,
+        mailbox: &Arc<Mailbox>,
+        session: &mut Session<Token>,
+        now: Now,
+    ) -> Attached {
+        let mut slot = self.slots.entry(login.identity.clone()).or_default();
+        if let Some(current) = &slot.current {
+            current.raise(TAKEN_OVER);
+            let waiting = slot.waiting.replace(Arc::clone(mailbox));
+            if let Some(other) = waiting.filter(|other| !Arc::ptr_eq(other, mailbox)) {
+                other.raise(TAKEN_OVER);
+            }
+            return Attached::Wait;
+        }
+        let connected = self.connected.fetch_add(1, Ordering::AcqRel);
+        if connected >= self.limits().max_connections {
+            self.connected.fetch_sub(1, Ordering::AcqRel);
+            return Attached::Full;
+        }
+        slot.waiting = slot
+            .waiting
+            .take()
+            .filter(|other| !Arc::ptr_eq(other, mailbox));
+        slot.current = Some(Arc::clone(mailbox));
+        slot.since_unix = now.unix;
+        let present = !login.clean && slot.subscriptions.is_some();
+        let parked = std::mem::take(&mut slot.parked);
+        let mut ended = None;
+        if login.clean {
+            ended = slot.subscriptions.take();
+        }
+        let subscriptions = slot.subscriptions.clone().unwrap_or_default();
+        drop(slot);
+        let mut client = self.new_client(login, mailbox, subscriptions);
+        if ended.is_some() {
+            self.journal.record(login.identity.as_str(), None, mailbox);
+        }
+        self.refresh_inputs(&mut client);
+        session.accept(now.ms, present, login.keep_alive_seconds);
+        self.resume(&client, session, parked, login.clean);
+        let id = login.identity.as_str();
+        self.metrics
+            .counter(observe::CONNECT_SUCCESS, &[("id", id)])
+            .increment(1);
+        self.count_connected();
+        tracing::info!(id, session_present = present, "client connected");
+        Attached::In(Box::new(client))
+    }
+
+    fn resume(&self, client: &Client, session: &mut Session<Token>, parked: Parked, clean: bool) {
+        if clean {
+            self.release(parked.in_flight);
+            return;
+        }
+        session.continue_ids(parked.next_id);
+        for in_flight in parked.in_flight {
+            self.redeliver(client, session, in_flight);
+        }
+    }
+
+    /// Takes a connection's place away: its will is published unless void, what is in flight waits
+    /// for the next connection (persistent session) or goes back to its queue.
+    pub fn detach(&self, mut client: Client, session: Session<Token>, close: &Close, now: Now) {
+        self.publish_will(&mut client, now);
+        self.end_of_batch(&mut client);
+        let (mut in_flight, next_id) = session.park();
+        in_flight.retain(|flight| matches!(flight.token, Token::Queued { .. }));
+        let mut parked = Parked { in_flight, next_id };
+        if !client.persistent {
+            self.release(std::mem::take(&mut parked.in_flight));
+        }
+        let id = client.identity.as_str();
+        let labels = [("id", id)];
+        self.metrics
+            .counter(observe::DISCONNECT, &labels)
+            .increment(1);
+        self.connected.fetch_sub(1, Ordering::AcqRel);
+        self.count_connected();
+        tracing::info!(id, reason = close.label(), "client disconnected: {close}");
+        let Some(mut slot) = self.slots.get_mut(&client.identity) else {
+            return;
+        };
+        slot.current = None;
+        slot.parked = parked;
+        let waiting = slot.waiting.clone();
+        let forget = waiting.is_none() && slot.is_empty();
+        drop(slot);
+        if let Some(waiting) = waiting {
+            waiting.raise(ATTACH);
+        } else if forget {
+            self.slots
+                .remove_if(&client.identity, |_, slot| slot.is_empty());
+        }
+    }
+
+    /// A connection that waited for its place has gone before it got it.
+    pub fn stop_waiting(&self, login: &Login, mailbox: &Arc<Mailbox>) {
+        if let Some(mut slot) = self.slots.get_mut(&login.identity) {
+            slot.waiting = slot
+                .waiting
+                .take()
+                .filter(|other| !Arc::ptr_eq(other, mailbox));
+        }
+    }
+
+    /// Remembers a refused publish; true if the very same one was refused before, in which case it
+    /// is acknowledged, lest the client sends it for ever (`DESIGN` §4).
+    pub fn refused_before(&self, client: &Client, publish: &Publish<'_>) -> bool {
+        let Some(packet_id) = publish.packet_id.filter(|_| client.credentials.is_some()) else {
+            return false;
+        };
+        let Some(mut slot) = self.slots.get_mut(&client.identity) else {
+            return false;
+        };
+        let refused = &mut slot.refused;
+        let known = refused
+            .iter()
+            .position(|(id, topic)| *id == packet_id && topic == publish.topic);
+        if let Some(known) = known {
+            refused.remove(known);
+            return true;
+        }
+        if refused.len() >= REFUSED_MAX {
+            refused.pop_front();
+        }
+        refused.push_back((packet_id, publish.topic.to_owned()));
+        false
+    }
+
+    /// Takes the newest routes over.
+    pub fn take_routing(&self, client: &mut Client) {
+        client.routing = self.routing();
+        client.outputs.clear();
+        client.parsed = None;
+        self.refresh_inputs(client);
+    }
+
+    /// Raises bits at all connected clients.
+    pub fn announce(&self, bits: u32) {
+        for slot in &self.slots {
+            if let Some(current) = &slot.current {
+                current.raise(bits);
+            }
+        }
+    }
+
+    pub(super) fn keep_subscriptions(&self, client: &Client) -> u64 {
+        if !client.persistent {
+            return 0;
+        }
+        if let Some(mut slot) = self.slots.get_mut(&client.identity) {
+            slot.subscriptions = Some(client.subscriptions.clone());
+        }
+        let id = client.identity.as_str();
+        self.journal
+            .record(id, Some(&client.subscriptions), &client.mailbox)
+    }
+
+    /// An identity as a metric label: those that are known, and `unknown`.
+    pub(super) fn id_label<'a>(&self, identity: &'a Identity) -> &'a str {
+        let known = self.registry.load().get(identity).is_some();
+        if known { identity.as_str() } else { "unknown" }
+    }
+
+    fn new_client(
+        &self,
+        login: &Login,
+        mailbox: &Arc<Mailbox>,
+        subscriptions: Vec<Subscription>,
+    ) -> Client {
+        let id = login.identity.as_str();
+        let summary = |name| Runs::new(self.metrics.summary(name, &[("id", id)]));
+        let client = Client {
+            identity: login.identity.clone(),
+            mailbox: Arc::clone(mailbox),
+            credentials: login.credentials.clone(),
+            expires_unix: login.expires_unix,
+            persistent: !login.clean,
+            will: login.will.clone(),
+            subscriptions,
+            routing: self.routing(),
+            inputs: Vec::new(),
+            next_input: 0,
+            outputs: Vec::new(),
+            parsed: None,
+            responses: VecDeque::new(),
+            response_qos: None,
+            sent: Vec::new(),
+            sizes: summary(observe::MESSAGE_SIZE),
+            process: summary(observe::PROCESS_DURATION),
+            scratch: Scratch::default(),
+        };
+        if client.persistent
+            && let Some(mut slot) = self.slots.get_mut(&client.identity)
+        {
+            slot.subscriptions.get_or_insert_default();
+        }
+        client
+    }
+
+    fn anonymous(&self, client_id: &str) -> Identity {
+        let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
+        let generated = format!("#{number}");
+        let id = if client_id.is_empty() {
+            &generated
+        } else {
+            client_id
+        };
+        Identity::module("{{anonymous}}", id)
+    }
+
+    /// Publishes the will as telemetry with `MessageType=Will` (facts §1.2).
+    fn publish_will(&self, client: &mut Client, now: Now) {
+        let Some(will) = client.will.take() else {
+            return;
+        };
+        let separator = match will.topic.rsplit_once("/events") {
+            Some((_, "" | "/")) => "",
+            _ => "&",
+        };
+        let slash = if will.topic.ends_with("/events") {
+            "/"
+        } else {
+            ""
+        };
+        let topic = format!("{}{slash}{separator}MessageType=Will", will.topic);
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: &topic,
+            packet_id: None,
+            payload: &will.payload,
+        };
+        let published = self.publish(client, &publish, now);
+        tracing::debug!(id = client.identity.as_str(), ?published, "will published");
+    }
+
+    fn release(&self, in_flight: VecDeque<crate::session::InFlight<Token>>) {
+        // By queue, so that a queue is put in order once.
+        let mut by_queue: Vec<(Arc<crate::store::Queue>, Vec<u64>)> = Vec::new();
+        for flight in in_flight {
+            let Token::Queued { queue, delivery } = flight.token else {
+                continue;
+            };
+            match by_queue
+                .iter_mut()
+                .find(|(known, _)| Arc::ptr_eq(known, &queue))
+            {
+                Some((_, seqs)) => seqs.push(delivery.seq),
+                None => by_queue.push((queue, vec![delivery.seq])),
+            }
+        }
+        for (queue, seqs) in by_queue {
+            self.store.release(&queue, &seqs);
+        }
+    }
+
+    fn count_connected(&self) {
+        let connected = self.connected.load(Ordering::Acquire);
+        self.metrics
+            .gauge(observe::CONNECTED_CLIENTS, &[])
+            .set(connected as f64);
+    }
+}
+
+/// Refused publishes remembered per identity.
+const REFUSED_MAX: usize = 16;
+
+impl Slot {
+    fn is_empty(&self) -> bool {
+        self.current.is_none()
+            && self.waiting.is_none()
+            && self.subscriptions.is_none()
+            && self.parked.in_flight.is_empty()
+            && self.refused.is_empty()
+    }
+}

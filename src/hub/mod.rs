@@ -1,0 +1,255 @@
+//! The meeting place: the order of the steps, and the only place where siblings meet.
+//!
+//! A message's way is [`Hub::publish`]: authorize → accept → route → append → (ack when stored) →
+//! [`Hub::deliver`]. Everything here is called with the time; nothing waits, and no lock is held
+//! from one call to the next.
+
+mod client;
+mod deliver;
+mod login;
+mod publish;
+mod routing;
+mod status;
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+pub use client::{Client, Token};
+pub use login::{Attached, Login, LoginRefused, Peer};
+pub use publish::{Published, Refused};
+pub use routing::Routing;
+
+use crate::identity::Identity;
+use crate::identity::registry::{self, Registry};
+use crate::limits::Limits;
+use crate::mailbox::{Mailbox, RECHECK, ROUTES};
+use crate::manifest::Manifest;
+use crate::mqtt::PacketId;
+use crate::observe::Metrics;
+use crate::routes::{RouteDiff, RouteTable};
+use crate::store::journal::{Journal, Subscription};
+use crate::store::{Bounds, Loss, LossReason, Store};
+
+/// The time, by two clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Milliseconds of a monotonic clock.
+    pub ms: u64,
+    /// Seconds since 1970.
+    pub unix: u64,
+}
+
+/// What the hub is told by the configuration; swapped whole at a reload.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The edge device this hub runs on.
+    pub device_id: String,
+    /// The name that SAS tokens are scoped to.
+    pub iothub_hostname: String,
+    /// The name that clients connect to.
+    pub gateway_hostname: String,
+    /// Every bound.
+    pub limits: Limits,
+    /// Bounds of the queues.
+    pub bounds: Bounds,
+}
+
+/// What is kept per identity while it is connected, or has a persistent session.
+#[derive(Debug, Default)]
+struct Slot {
+    current: Option<Arc<Mailbox>>,
+    waiting: Option<Arc<Mailbox>>,
+    since_unix: u64,
+    subscriptions: Option<Vec<Subscription>>,
+    parked: client::Parked,
+    refused: VecDeque<(PacketId, String)>,
+}
+
+/// The hub.
+#[derive(Debug)]
+pub struct Hub {
+    settings: ArcSwap<Settings>,
+    registry: ArcSwap<Registry>,
+    routing: ArcSwap<Routing>,
+    generation: AtomicU64,
+    device_id: String,
+    slots: DashMap<Identity, Slot>,
+    connected: AtomicUsize,
+    next_anonymous: AtomicU64,
+    failures: login::Failures,
+    output_labels: Mutex<HashSet<String>>,
+    store: Store,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+}
+
+impl Hub {
+    /// A hub with the sessions that `journal` restored, and no routes yet.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        registry: Registry,
+        journal: Journal,
+        sessions: BTreeMap<String, Vec<Subscription>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let slots = DashMap::with_shard_amount(16);
+        for (identity, subscriptions) in sessions {
+            if let Some(identity) = Identity::parse(&identity) {
+                let slot = Slot {
+                    subscriptions: Some(subscriptions),
+                    ..Slot::default()
+                };
+                slots.insert(identity, slot);
+            }
+        }
+        Self {
+            store: Store::new(settings.bounds),
+            device_id: settings.device_id.clone(),
+            settings: ArcSwap::from_pointee(settings),
+            registry: ArcSwap::from_pointee(registry),
+            routing: ArcSwap::from_pointee(Routing::empty()),
+            generation: AtomicU64::new(0),
+            slots,
+            connected: AtomicUsize::new(0),
+            next_anonymous: AtomicU64::new(1),
+            failures: login::Failures::default(),
+            output_labels: Mutex::default(),
+            journal,
+            metrics,
+        }
+    }
+
+    /// Every bound.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.settings.load().limits.clone()
+    }
+
+    /// The edge device this hub runs on.
+    #[must_use]
+    pub fn device_id(&self) -> &str {
+        &self.device_id
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Clients connected now.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// The highest version of kept subscriptions that is on disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.journal.durable()
+    }
+
+    /// Takes new settings; the device id does not change while running.
+    pub fn configure(&self, settings: Settings) {
+        self.store.set_bounds(settings.bounds);
+        self.settings.store(Arc::new(settings));
+        self.announce(RECHECK);
+    }
+
+    /// Takes new identities; clients whose own entry changed are checked again.
+    pub fn set_registry(&self, registry: Registry) -> Vec<Identity> {
+        let old = self.registry.swap(Arc::new(registry));
+        let changed = registry::changed(&old, &self.registry.load());
+        for identity in &changed {
+            // A module depends on its device's entry too.
+            self.announce_if(RECHECK, |client| {
+                client == identity || client.device_id() == identity.as_str()
+            });
+        }
+        changed
+    }
+
+    /// The identities.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    /// Takes new routes, swapped whole; unchanged ones keep their counters.
+    pub fn set_routes(
+        &self,
+        table: RouteTable,
+        manifest: &Manifest,
+        problems: Vec<String>,
+    ) -> RouteDiff {
+        let (routing, diff) = Routing::new(table, manifest, problems, &self.routing(), &self.store);
+        let generation = routing.generation;
+        self.routing.store(Arc::new(routing));
+        self.generation.store(generation, Ordering::Release);
+        self.announce(ROUTES);
+        diff
+    }
+
+    /// The routes.
+    #[must_use]
+    pub fn routing(&self) -> Arc<Routing> {
+        self.routing.load_full()
+    }
+
+    /// Gives up what expired, and refreshes the gauges; called once a second.
+    pub fn sweep(&self, now: Now) {
+        let mut losses = Vec::new();
+        self.store.sweep(now.ms, &mut losses);
+        lose(self, &mut losses);
+    }
+
+    /// Brings the gauges up to date and renders all metrics as Prometheus text.
+    #[must_use]
+    pub fn render_metrics(&self) -> String {
+        let lengths = self
+            .store
+            .status()
+            .into_iter()
+            .map(|row| (row.endpoint, row.priority, row.messages));
+        self.metrics.queues(lengths, self.store.used_bytes());
+        self.metrics.render()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn announce_if(&self, bits: u32, concerns: impl Fn(&Identity) -> bool) {
+        for slot in &self.slots {
+            if concerns(slot.key())
+                && let Some(current) = &slot.current
+            {
+                current.raise(bits);
+            }
+        }
+    }
+}
+
+/// Counts messages that the store gave up, by reason; they show in the log as one line a batch.
+fn lose(hub: &Hub, losses: &mut Vec<Loss>) {
+    if losses.is_empty() {
+        return;
+    }
+    let mut expired = 0_u64;
+    let all = losses.len();
+    for loss in losses.drain(..) {
+        let reason = match loss.reason {
+            LossReason::Expired => "ttl_expiry",
+            LossReason::DroppedOldest => "dropped_oldest",
+        };
+        expired += u64::from(loss.reason == LossReason::Expired);
+        hub.count_message(reason, &loss.message);
+    }
+    let dropped_oldest = all as u64 - expired;
+    tracing::warn!(expired, dropped_oldest, "messages given up");
+}

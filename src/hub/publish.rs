@@ -1,0 +1,447 @@
+//! The way of a message through the house: authorize → accept → route → append → deliver.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use metrics::Counter;
+
+use super::client::{Client, Output, ParsedTopic, RESPONSES_MAX, Response};
+use super::{Hub, Now, lose};
+use crate::identity::policy::{self, Forbidden, Permit};
+use crate::iothub::bag::{self, BagError};
+use crate::iothub::topics::{self, Incoming, MalformedTopic};
+use crate::message::{Message, Origin, Properties, Source, SystemProperty};
+use crate::mqtt::{Publish, QoS};
+use crate::observe;
+use crate::routes::View;
+use crate::store::{self, Copy};
+
+/// Outputs whose routes a client has at hand; one that uses more looks them up again.
+const OUTPUTS_MAX: usize = 16;
+/// Longest property bag that is delivered: escaping may make it longer than it came, and the
+/// receiver's topic must stay below 65,536 bytes.
+const BAG_BYTES_MAX: usize = 40 * 1024;
+/// Output names that get metric labels of their own.
+const OUTPUT_LABELS_MAX: usize = 1000;
+
+/// What became of a publish.
+#[derive(Debug)]
+pub enum Published {
+    /// Stored for all its receivers, or of no concern to any: acknowledge.
+    Accepted,
+    /// No room now: try the same packet again when told so.
+    HeldBack,
+    /// Refused for good.
+    Refused(Refused),
+}
+
+/// Why a publish was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not allowed.
+    #[error("{0}")]
+    Forbidden(#[from] Forbidden),
+    /// The property bag does not read.
+    #[error("property bag: {0}")]
+    Bag(#[from] BagError),
+    /// A topic of the dialect that does not read.
+    #[error("{0}")]
+    Topic(#[from] MalformedTopic),
+    /// The message is larger than `limits.max_message_bytes`.
+    #[error("message of {bytes} bytes, over max_message_bytes = {max}")]
+    TooLarge {
+        /// Body and properties.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The topic is longer than `limits.max_topic_bytes`.
+    #[error("topic of {bytes} bytes, over max_topic_bytes = {max}")]
+    TopicTooLong {
+        /// The topic.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl Refused {
+    /// A short stable word for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Forbidden(forbidden) => forbidden.reason(),
+            Self::Bag(_) => "bad_property_bag",
+            Self::Topic(_) => "bad_topic",
+            Self::TooLarge { .. } => "too_large",
+            Self::TopicTooLong { .. } => "topic_too_long",
+        }
+    }
+}
+
+impl Hub {
+    /// Takes a message. `Accepted` means that every endpoint whose route matched has it.
+    pub fn publish(&self, client: &mut Client, publish: &Publish<'_>, now: Now) -> Published {
+        match self.publish_inner(client, publish, now) {
+            Ok(published) => published,
+            Err(refused) => {
+                self.count_dropped(refused.label(), client.identity().as_str(), "");
+                Published::Refused(refused)
+            }
+        }
+    }
+
+    fn publish_inner(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+        now: Now,
+    ) -> Result<Published, Refused> {
+        if client.routing.generation != self.generation() {
+            self.take_routing(client);
+        }
+        if !same_topic(client, publish) {
+            match self.authorize(client, publish)? {
+                Some(parsed) => client.parsed = Some(parsed),
+                None => return Ok(Published::Accepted),
+            }
+        }
+        let Some((message, output)) = self.accept(client, publish, now)? else {
+            return Ok(Published::Accepted);
+        };
+        self.route(client, output, &message, now);
+        Ok(self.append(client, publish, output, &message))
+    }
+
+    /// The topic names what the client wants, and the policy says whether it may. Telemetry comes
+    /// back parsed; requests are answered here.
+    fn authorize(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+    ) -> Result<Option<ParsedTopic>, Refused> {
+        let limits = self.limits();
+        if publish.topic.len() > limits.max_topic_bytes {
+            return Err(Refused::TopicTooLong {
+                bytes: publish.topic.len(),
+                max: limits.max_topic_bytes,
+            });
+        }
+        if client.credentials.is_none() {
+            return Err(Forbidden::PlainTopics.into());
+        }
+        let incoming = Incoming::read(publish.topic);
+        if let Incoming::MalformedDevices(reason) = incoming {
+            return Err(reason.into());
+        }
+        let publication = incoming.publication(publish.topic);
+        let permit = policy::authorize_publish(client.identity(), publication)?;
+        if let Incoming::Telemetry { bag, .. } = incoming {
+            return self.parse(client, &permit, publish, bag).map(Some);
+        }
+        self.request(client, &incoming);
+        Ok(None)
+    }
+
+    fn parse(
+        &self,
+        client: &mut Client,
+        permit: &Permit,
+        publish: &Publish<'_>,
+        bag: &str,
+    ) -> Result<ParsedTopic, Refused> {
+        let sender = permit.identity();
+        let mut properties = Properties::default();
+        bag::decode(bag, &mut properties)?;
+        if publish.retain {
+            properties.set("mqtt-retain", Some("true"));
+        }
+        if publish.dup {
+            properties.set("mqtt-dup", Some("true"));
+        }
+        properties.set_system(SystemProperty::ConnectionDeviceId, Some(sender.device_id()));
+        if let Some(module) = sender.module_id() {
+            properties.set_system(SystemProperty::ConnectionModuleId, Some(module));
+        }
+        let name = properties.system_text(SystemProperty::OutputName);
+        let output = self.output(client, sender.module_id().and(name));
+        let mut encoded = Vec::with_capacity(bag.len() + 64);
+        bag::encode(&properties, sender, &mut encoded);
+        if encoded.len() > BAG_BYTES_MAX {
+            let (bytes, max) = (encoded.len(), BAG_BYTES_MAX);
+            return Err(Refused::TopicTooLong { bytes, max });
+        }
+        Ok(ParsedTopic {
+            // No topic is empty: what DUP and RETAIN added is not for the next message.
+            topic: if publish.dup || publish.retain {
+                String::new()
+            } else {
+                publish.topic.to_owned()
+            },
+            output,
+            properties,
+            bag: Bytes::from(encoded),
+        })
+    }
+
+    /// The place of an output in the client's list, with its routes.
+    fn output(&self, client: &mut Client, name: Option<&str>) -> usize {
+        let known = client
+            .outputs
+            .iter()
+            .position(|output| output.origin.output.as_deref() == name);
+        if let Some(known) = known {
+            return known;
+        }
+        if client.outputs.len() >= OUTPUTS_MAX {
+            client.outputs.clear();
+        }
+        let sender = client.identity().clone();
+        let source = match sender.module_id() {
+            None => Source::Device,
+            Some(module) => Source::Module {
+                module,
+                output: name,
+            },
+        }
+        .to_string();
+        let candidates = client.routing.table.candidates(&source);
+        let label = self.output_label(name);
+        let labels = [("id", sender.as_str()), ("route_output", label)];
+        let received = self.metrics.counter(observe::MESSAGES_RECEIVED, &labels);
+        let dropped = |reason| self.dropped(reason, sender.as_str(), label);
+        client.outputs.push(Output {
+            no_route: dropped("no_route"),
+            no_upstream: dropped("no_upstream"),
+            queue_full: dropped("queue_full"),
+            origin: Arc::new(Origin {
+                output: name.map(Arc::from),
+                sender: sender.clone(),
+            }),
+            source,
+            candidates,
+            received,
+        });
+        client.outputs.len() - 1
+    }
+
+    /// Makes the message: from here on it is the hub's. `None`: it went stale under a reload.
+    fn accept(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+        now: Now,
+    ) -> Result<Option<(Arc<Message>, usize)>, Refused> {
+        let Some(parsed) = &client.parsed else {
+            return Ok(None);
+        };
+        let bytes = publish.payload.len() + parsed.properties.bytes();
+        let max = self.limits().max_message_bytes;
+        if bytes > max {
+            return Err(Refused::TooLarge { bytes, max });
+        }
+        let Some(output) = client.outputs.get(parsed.output) else {
+            return Ok(None);
+        };
+        client.sizes.add(bytes as f64);
+        let message = Message {
+            origin: Arc::clone(&output.origin),
+            bag: parsed.bag.clone(),
+            // To exact size: a queued message must not pin the read buffer.
+            payload: Bytes::copy_from_slice(publish.payload),
+            received_ms: now.ms,
+        };
+        Ok(Some((Arc::new(message), parsed.output)))
+    }
+
+    /// Finds the message's endpoints and prepares one copy for each.
+    fn route(&self, client: &mut Client, output: usize, message: &Message, now: Now) {
+        let scratch = &mut client.scratch;
+        scratch.targets.clear();
+        scratch.copies.clear();
+        let (Some(parsed), Some(output)) = (&client.parsed, client.outputs.get(output)) else {
+            return;
+        };
+        let view = View {
+            source: &output.source,
+            properties: &parsed.properties,
+            body: &message.payload,
+        };
+        let routing = &client.routing;
+        routing
+            .table
+            .evaluate(&output.candidates, &view, &mut scratch.targets);
+        for target in &scratch.targets {
+            let ttl_ms = match target.ttl_seconds {
+                Some(seconds) => Some(u64::from(seconds) * 1000),
+                None => routing.ttl_ms,
+            };
+            if let Some(Some(queue)) = routing.queues.get(target.endpoint) {
+                scratch.copies.push(Copy {
+                    queue: Arc::clone(queue),
+                    priority: target.priority,
+                    expires_ms: ttl_ms.map_or(u64::MAX, |ttl| now.ms.saturating_add(ttl)),
+                });
+            }
+        }
+        if scratch.copies.len() > 1 {
+            // One order of locks for everybody, whatever table they route by.
+            scratch.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        }
+    }
+
+    /// Appends to all queues or to none, and counts what nobody gets.
+    fn append(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+        output: usize,
+        message: &Arc<Message>,
+    ) -> Published {
+        let scratch = &mut client.scratch;
+        let Some(output) = client.outputs.get(output) else {
+            return Published::Accepted;
+        };
+        let waiter = (publish.qos != QoS::AtMostOnce).then_some(&client.mailbox);
+        if !scratch.copies.is_empty() {
+            let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
+            let appended = self
+                .store
+                .append(message, &scratch.copies, waiter, idle, losses);
+            lose(self, losses);
+            if appended.is_err() {
+                if waiter.is_some() {
+                    return Published::HeldBack;
+                }
+                output.queue_full.increment(1);
+                return Published::Accepted;
+            }
+        }
+        output.received.increment(1);
+        if scratch.targets.is_empty() {
+            output.no_route.increment(1);
+            tracing::debug!(from = %client.identity, output = message.origin.output.as_deref(),
+                "no route matched");
+        } else if scratch.targets.len() > scratch.copies.len() {
+            output.no_upstream.increment(1);
+        }
+        Published::Accepted
+    }
+
+    /// Requests of the dialect: twin GET is answered, the rest acknowledged and counted
+    /// (`DESIGN` §4).
+    fn request(&self, client: &mut Client, incoming: &Incoming<'_>) {
+        let id = client.identity().as_str();
+        let (status, rid, payload) = match incoming {
+            Incoming::TwinGet { rid } => {
+                let labels = [("source", "edge_hub"), ("id", id)];
+                self.metrics
+                    .counter(observe::GET_TWIN, &labels)
+                    .increment(1);
+                (200, rid, self.twin(client))
+            }
+            Incoming::TwinPatchReported { rid } => {
+                self.count_not_served(id, "twin_patch");
+                (501, rid, Bytes::new())
+            }
+            _ => {
+                self.count_not_served(id, "other");
+                tracing::debug!(id, "request acknowledged, not served by this version");
+                return;
+            }
+        };
+        if client.response_qos.is_none() || client.responses.len() >= RESPONSES_MAX {
+            self.count_dropped("no_response_subscription", id, "");
+            return;
+        }
+        let topic = topics::twin_response(status, rid, None);
+        client.responses.push_back(Response { topic, payload });
+    }
+
+    fn twin(&self, client: &Client) -> Bytes {
+        let mut desired = client
+            .identity()
+            .module_id()
+            .and_then(|module| client.routing.desired.get(module))
+            .cloned()
+            .unwrap_or_default();
+        desired.insert("$version".to_owned(), client.routing.generation.into());
+        let twin = serde_json::json!({ "desired": desired, "reported": { "$version": 1 } });
+        Bytes::from(twin.to_string())
+    }
+
+    /// Ends a batch of publishes: wakes the receivers and records the samples.
+    pub fn end_of_batch(&self, client: &mut Client) {
+        store::wake(&mut client.scratch.idle);
+        client.sizes.flush();
+        for sent in &mut client.sent {
+            sent.duration.flush();
+        }
+    }
+
+    pub(super) fn count_message(&self, reason: &'static str, message: &Message) {
+        let origin = &message.origin;
+        let output = self.output_label(origin.output.as_deref());
+        self.count_dropped(reason, origin.sender.as_str(), output);
+    }
+
+    pub(super) fn count_dropped(&self, reason: &str, from: &str, output: &str) {
+        self.dropped(reason, from, output).increment(1);
+    }
+
+    fn dropped(&self, reason: &str, from: &str, output: &str) -> Counter {
+        let labels = [
+            ("reason", reason),
+            ("from", from),
+            ("from_route_output", output),
+        ];
+        self.metrics.counter(observe::MESSAGES_DROPPED, &labels)
+    }
+
+    /// Counts a publish that was refused before, and is acknowledged now.
+    pub fn count_refused_again(&self, client: &Client) {
+        self.count_dropped("refused_again", client.identity().as_str(), "");
+    }
+
+    /// Counts a packet over the limit, which was never read whole.
+    pub fn count_too_large(&self, client: &Client) {
+        self.count_dropped("too_large", client.identity().as_str(), "");
+    }
+
+    fn count_not_served(&self, id: &str, request: &str) {
+        let labels = [("id", id), ("request", request)];
+        self.metrics
+            .counter(observe::NOT_SERVED, &labels)
+            .increment(1);
+    }
+
+    /// The output as a label. Clients choose these names, so only so many get a label of their
+    /// own; the rest is `other`.
+    pub(super) fn output_label<'a>(&self, name: Option<&'a str>) -> &'a str {
+        let Some(name) = name else {
+            return "";
+        };
+        let mut known = self
+            .output_labels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.contains(name) {
+            return name;
+        }
+        if known.len() >= OUTPUT_LABELS_MAX {
+            return "other";
+        }
+        known.insert(name.to_owned());
+        name
+    }
+}
+
+/// Whether the topic was parsed already; DUP and RETAIN become properties, so they count too.
+fn same_topic(client: &Client, publish: &Publish<'_>) -> bool {
+    !publish.dup
+        && !publish.retain
+        && client
+            .parsed
+            .as_ref()
+            .is_some_and(|parsed| parsed.topic == publish.topic)
+}

@@ -1,0 +1,133 @@
+//! What `/status` shows.
+
+use serde::Serialize;
+
+use super::Hub;
+
+/// The hub at a glance.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    device_id: String,
+    configuration: Configuration,
+    clients: Vec<ClientStatus>,
+    routes: Vec<RouteStatus>,
+    queues: Vec<QueueRow>,
+    queued_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Configuration {
+    generation: u64,
+    /// 200, or 400 where a route is bad (facts §5.2).
+    code: u16,
+    problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ClientStatus {
+    id: String,
+    connected: bool,
+    /// Seconds since 1970.
+    connected_since: Option<u64>,
+    persistent: bool,
+    subscriptions: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RouteStatus {
+    name: String,
+    route: String,
+    endpoint: String,
+    priority: String,
+    hits: u64,
+    misses: u64,
+    undefined: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QueueRow {
+    endpoint: String,
+    priority: String,
+    messages: usize,
+    in_flight: usize,
+    bytes: u64,
+}
+
+impl Hub {
+    /// Identities connected, routes with hits, queues.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let routing = self.routing();
+        Status {
+            device_id: self.device_id().to_owned(),
+            configuration: Configuration {
+                generation: routing.generation,
+                code: if routing.problems.is_empty() {
+                    200
+                } else {
+                    400
+                },
+                problems: routing.problems.clone(),
+            },
+            clients: self.client_rows(),
+            routes: routing
+                .table
+                .routes()
+                .iter()
+                .map(|route| route_row(route))
+                .collect(),
+            queues: self.queue_rows(),
+            queued_bytes: self.store.used_bytes(),
+        }
+    }
+
+    fn client_rows(&self) -> Vec<ClientStatus> {
+        let mut rows: Vec<_> = self
+            .slots
+            .iter()
+            .map(|slot| ClientStatus {
+                id: slot.key().to_string(),
+                connected: slot.current.is_some(),
+                connected_since: slot.current.as_ref().map(|_| slot.since_unix),
+                persistent: slot.subscriptions.is_some(),
+                subscriptions: slot
+                    .subscriptions
+                    .iter()
+                    .flatten()
+                    .map(|subscription| subscription.filter.clone())
+                    .collect(),
+            })
+            .collect();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows
+    }
+
+    fn queue_rows(&self) -> Vec<QueueRow> {
+        let row = |row: crate::store::QueueStatus| QueueRow {
+            endpoint: row.endpoint.to_string(),
+            priority: row.priority.to_string(),
+            messages: row.messages,
+            in_flight: row.in_flight,
+            bytes: row.bytes,
+        };
+        self.store.status().into_iter().map(row).collect()
+    }
+}
+
+fn route_row(route: &crate::routes::Route) -> RouteStatus {
+    let counters = route.counters();
+    RouteStatus {
+        name: route.name().to_owned(),
+        route: route.text().to_owned(),
+        endpoint: route.endpoint().to_string(),
+        priority: route.priority().to_string(),
+        hits: counters.hits(),
+        misses: counters.misses(),
+        undefined: counters.undefined(),
+    }
+}

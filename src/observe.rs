@@ -1,0 +1,356 @@
+//! Metrics and tracing. Every metric name stands in this file and nowhere else; counters are
+//! handed to those who count, nothing is global.
+//!
+//! Names and labels are those of the system we replace (facts §9.1), so that its dashboards go on
+//! working; what it never counted is added with the same prefix.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::identity::Identity;
+use crate::message::{Endpoint, Priority};
+
+const TARGET: &str = "edgehub";
+
+/// Messages accepted from clients, by `id` and `route_output`.
+pub const MESSAGES_RECEIVED: &str = "edgehub_messages_received_total";
+/// Messages acknowledged by their receivers.
+pub const MESSAGES_SENT: &str = "edgehub_messages_sent_total";
+/// Messages that were not delivered, by `reason`.
+pub const MESSAGES_DROPPED: &str = "edgehub_messages_dropped_total";
+/// Publishes that were not acknowledged, by `reason`.
+pub const MESSAGES_UNACK: &str = "edgehub_messages_unack_total";
+/// Refused logins, by `id` and `reason`.
+pub const CONNECT_FAILED: &str = "edgehub_client_connect_failed_total";
+/// Logins.
+pub const CONNECT_SUCCESS: &str = "edgehub_client_connect_success_total";
+/// Ended connections of clients that were in.
+pub const DISCONNECT: &str = "edgehub_client_disconnect_total";
+/// Connections closed by the hub or lost, by `reason`; those that never logged in included.
+pub const CONNECTIONS_CLOSED: &str = "edgehub_connections_closed_total";
+/// Refused topic filters, by `id`.
+pub const SUBSCRIBE_REFUSED: &str = "edgehub_subscriptions_refused_total";
+/// Requests on `$iothub` topics that this version acknowledges and does not serve.
+pub const NOT_SERVED: &str = "edgehub_requests_not_served_total";
+/// Twin GET requests.
+pub const GET_TWIN: &str = "edgehub_gettwin_total";
+/// Messages waiting or in flight, by `endpoint` and `priority`.
+pub const QUEUE_LENGTH: &str = "edgehub_queue_length";
+/// Bytes of all queued messages.
+pub const QUEUE_BYTES: &str = "edgehub_queue_bytes";
+/// Clients connected now.
+pub const CONNECTED_CLIENTS: &str = "edgehub_connected_clients";
+/// Size of accepted messages.
+pub const MESSAGE_SIZE: &str = "edgehub_message_size_bytes";
+/// From acceptance to the receiver's acknowledgement.
+pub const SEND_DURATION: &str = "edgehub_message_send_duration_seconds";
+/// From acceptance to the hand-over to the receiver's connection.
+pub const PROCESS_DURATION: &str = "edgehub_message_process_duration_seconds";
+/// Reloads, by `what` (config, manifest, identities, certificate) and `result` (ok, refused).
+pub const RELOADS: &str = "edgehub_reloads_total";
+
+const COUNTERS: &[(&str, &str)] = &[
+    (MESSAGES_RECEIVED, "Messages accepted from clients"),
+    (MESSAGES_SENT, "Messages acknowledged by their receivers"),
+    (
+        MESSAGES_DROPPED,
+        "Messages that were not delivered, by reason",
+    ),
+    (
+        MESSAGES_UNACK,
+        "Publishes that were not acknowledged, by reason",
+    ),
+    (CONNECT_FAILED, "Refused logins, by reason"),
+    (CONNECT_SUCCESS, "Logins"),
+    (
+        DISCONNECT,
+        "Ended connections of clients that were logged in",
+    ),
+    (CONNECTIONS_CLOSED, "Ended connections, by reason"),
+    (SUBSCRIBE_REFUSED, "Refused topic filters"),
+    (NOT_SERVED, "Requests on $iothub topics that are not served"),
+    (GET_TWIN, "Twin GET requests"),
+    (RELOADS, "Reloads of files while running"),
+];
+
+const GAUGES: &[(&str, &str)] = &[
+    (QUEUE_LENGTH, "Messages waiting or in flight"),
+    (QUEUE_BYTES, "Bytes of all queued messages"),
+    (CONNECTED_CLIENTS, "Clients connected now"),
+];
+
+const SUMMARIES: &[(&str, Unit, &str)] = &[
+    (MESSAGE_SIZE, Unit::Bytes, "Size of accepted messages"),
+    (
+        SEND_DURATION,
+        Unit::Seconds,
+        "From acceptance to the receiver's acknowledgement",
+    ),
+    (
+        PROCESS_DURATION,
+        Unit::Seconds,
+        "From acceptance to the hand-over to the connection",
+    ),
+];
+
+/// Every metric name, for the test that compares them with the README.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    let counters = COUNTERS.iter().map(|row| row.0);
+    let gauges = GAUGES.iter().map(|row| row.0);
+    let summaries = SUMMARIES.iter().map(|row| row.0);
+    counters.chain(gauges).chain(summaries).collect()
+}
+
+/// Identifies a counter of delivered messages.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivered<'a> {
+    /// The sender.
+    pub from: &'a Identity,
+    /// Its output.
+    pub output: &'a str,
+    /// The receiver.
+    pub to: &'a Endpoint,
+    /// The receiving device, for the `to` label.
+    pub device: &'a str,
+    /// The lane.
+    pub priority: Priority,
+}
+
+/// The hub's metrics.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    queues: Mutex<HashMap<(Endpoint, Priority), Gauge>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Metrics with the labels that all series carry: `iothub`, `edge_device` and
+    /// `instance_number`.
+    ///
+    /// # Errors
+    /// The exporter refused its settings, which are constants.
+    pub fn new(iothub: &str, device: &str, instance: &str) -> Result<Arc<Self>, String> {
+        let recorder = PrometheusBuilder::new()
+            .add_global_label("iothub", iothub)
+            .add_global_label("edge_device", device)
+            .add_global_label("instance_number", instance)
+            .set_quantiles(&[0.1, 0.5, 0.9, 0.99])
+            .map_err(|error| error.to_string())?
+            .build_recorder();
+        for (name, text) in COUNTERS {
+            recorder.describe_counter((*name).into(), None, (*text).into());
+        }
+        for (name, text) in GAUGES {
+            recorder.describe_gauge((*name).into(), None, (*text).into());
+        }
+        for (name, unit, text) in SUMMARIES {
+            recorder.describe_histogram((*name).into(), Some(*unit), (*text).into());
+        }
+        let handle = recorder.handle();
+        Ok(Arc::new(Self {
+            recorder,
+            handle,
+            queues: Mutex::default(),
+        }))
+    }
+
+    /// The Prometheus text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Moves samples out of the recording buffers; called every few seconds so that they stay
+    /// small when nobody scrapes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// A counter; callers on the hot path keep it.
+    #[must_use]
+    pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
+        self.recorder
+            .register_counter(&key(name, labels), &METADATA)
+    }
+
+    /// A gauge.
+    #[must_use]
+    pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
+        self.recorder.register_gauge(&key(name, labels), &METADATA)
+    }
+
+    /// A summary.
+    #[must_use]
+    pub fn summary(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
+        self.recorder
+            .register_histogram(&key(name, labels), &METADATA)
+    }
+
+    /// The counter of messages that one sender's output got to one input.
+    #[must_use]
+    pub fn sent(&self, delivered: Delivered<'_>) -> (Counter, Histogram) {
+        let Delivered {
+            from,
+            output,
+            to,
+            device,
+            priority,
+        } = delivered;
+        let (to, input) = match to {
+            Endpoint::Upstream => ("upstream".to_owned(), ""),
+            Endpoint::Input { module, input } => (format!("{device}/{module}"), &**input),
+        };
+        let priority = priority.to_string();
+        let labels = [
+            ("from", from.as_str()),
+            ("to", &to),
+            ("from_route_output", output),
+            ("to_route_input", input),
+        ];
+        let counted = [
+            labels[0],
+            labels[1],
+            labels[2],
+            labels[3],
+            ("priority", &priority),
+        ];
+        (
+            self.counter(MESSAGES_SENT, &counted),
+            self.summary(SEND_DURATION, &labels),
+        )
+    }
+
+    /// Sets the queue gauges; lanes that are gone go to 0.
+    pub fn queues(&self, lengths: impl Iterator<Item = (Endpoint, Priority, usize)>, bytes: u64) {
+        let mut gauges = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for gauge in gauges.values() {
+            gauge.set(0.0);
+        }
+        for (endpoint, priority, length) in lengths {
+            let key = (endpoint, priority);
+            let gauge = gauges
+                .entry(key)
+                .or_insert_with_key(|(endpoint, priority)| {
+                    let (endpoint, priority) = (endpoint.to_string(), priority.to_string());
+                    self.gauge(
+                        QUEUE_LENGTH,
+                        &[("endpoint", &endpoint), ("priority", &priority)],
+                    )
+                });
+            gauge.set(length as f64);
+        }
+        self.gauge(QUEUE_BYTES, &[]).set(bytes as f64);
+    }
+}
+
+const METADATA: Metadata<'static> = Metadata::new(TARGET, Level::INFO, None);
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    let labels: Vec<_> = labels
+        .iter()
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
+    Key::from_parts(name, labels)
+}
+
+/// A summary on the hot path: equal values in a row are recorded together.
+#[derive(Debug)]
+pub struct Runs {
+    summary: Histogram,
+    value: f64,
+    count: usize,
+}
+
+impl Runs {
+    /// Records into `summary`.
+    #[must_use]
+    pub fn new(summary: Histogram) -> Self {
+        Self {
+            summary,
+            value: 0.0,
+            count: 0,
+        }
+    }
+
+    /// Adds a value.
+    pub fn add(&mut self, value: f64) {
+        if value.to_bits() != self.value.to_bits() {
+            self.flush();
+            self.value = value;
+        }
+        self.count += 1;
+    }
+
+    /// Records what is still held; called at the end of a batch.
+    pub fn flush(&mut self) {
+        if self.count > 0 {
+            self.summary.record_many(self.value, self.count);
+            self.count = 0;
+        }
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_carry_the_common_labels_and_runs_lose_nothing() {
+        let metrics = Metrics::new("hub.example", "edge-1", "1").unwrap();
+        metrics
+            .counter(MESSAGES_DROPPED, &[("reason", "no_route")])
+            .increment(2);
+        let mut runs = Runs::new(metrics.summary(MESSAGE_SIZE, &[("id", "edge-1/a")]));
+        for value in [256.0, 256.0, 17.0, 256.0] {
+            runs.add(value);
+        }
+        runs.flush();
+        let text = metrics.render();
+        let dropped = text
+            .lines()
+            .find(|l| l.starts_with(MESSAGES_DROPPED))
+            .unwrap();
+        for part in [
+            "iothub=\"hub.example\"",
+            "edge_device=\"edge-1\"",
+            "reason=\"no_route\"",
+        ] {
+            assert!(dropped.contains(part), "{dropped}");
+        }
+        assert!(dropped.ends_with(" 2"));
+        assert!(text.contains("edgehub_message_size_bytes_count"), "{text}");
+        let sum = text
+            .lines()
+            .find(|l| l.starts_with("edgehub_message_size_bytes_sum"));
+        assert!(sum.unwrap().ends_with(" 785"), "{text}");
+    }
+
+    #[test]
+    fn a_queue_that_is_gone_shows_zero() {
+        let metrics = Metrics::new("h", "d", "1").unwrap();
+        metrics.queues([(Endpoint::Upstream, Priority::DEFAULT, 3)].into_iter(), 7);
+        metrics.queues(std::iter::empty(), 0);
+        let text = metrics.render();
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("edgehub_queue_length{"))
+            .unwrap();
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole language, by its words.
+
+mod explained;
+mod generated;
+mod messages;
+mod reference;
+mod tables;
+mod written;

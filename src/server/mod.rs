@@ -1,0 +1,204 @@
+//! Listeners and the connections that come through them.
+
+mod clock;
+mod connection;
+mod pending;
+pub mod tls;
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+pub use clock::Clock;
+use connection::Connection;
+use pending::{Pending, PendingSet};
+use tls::SharedTls;
+
+use crate::config::{Listener, Transport};
+use crate::hub::{Hub, Peer};
+use crate::identity::ClientCertificate;
+use crate::mailbox::{EVICTED, Mailbox};
+use crate::observe;
+
+/// Connections that the kernel holds for us while we accept.
+const BACKLOG: i32 = 1024;
+/// Pause after an error of accept, such as no free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What every connection needs.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The hub.
+    pub hub: Arc<Hub>,
+    /// The clock.
+    pub clock: Clock,
+    /// Certificates and keys.
+    pub tls: SharedTls,
+    /// Connections before login.
+    pub pending: PendingSet,
+}
+
+impl Shared {
+    /// Ties hub, clock and TLS together.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, clock: Clock, tls: SharedTls) -> Self {
+        Self {
+            hub,
+            clock,
+            tls,
+            pending: PendingSet::default(),
+        }
+    }
+}
+
+/// Binds a listener; the real address tells the port where 0 was asked for.
+///
+/// # Errors
+/// Whatever the system answers, such as a port in use.
+pub fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Accepts connections until `stop` changes.
+pub async fn accept(
+    listener: TcpListener,
+    settings: Listener,
+    shared: Shared,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((socket, address)) => admit(socket, address.ip(), &settings, &shared),
+            Err(error) => {
+                tracing::warn!(%error, bind = %settings.bind, "cannot accept a connection");
+                shared.pending.evict_oldest();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Shared) {
+    let mailbox = Arc::new(Mailbox::default());
+    let max = shared.hub.limits().max_pending_connections;
+    let pending = shared.pending.enter(&mailbox, max);
+    let peer = Peer {
+        address,
+        certificate: None,
+        anonymous: settings.anonymous,
+    };
+    let shared = shared.clone();
+    if let Err(error) = prepare(&socket) {
+        tracing::debug!(%error, "socket options");
+    }
+    match settings.transport {
+        Transport::Tcp | Transport::Ws => {
+            tokio::spawn(plain(socket, shared, peer, mailbox, pending));
+        }
+        Transport::Tls | Transport::Wss => {
+            tokio::spawn(secure(socket, shared, peer, mailbox, pending));
+        }
+    }
+}
+
+/// No delay for small packets, and dead peers without keep-alive are found by TCP.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(120));
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+async fn plain(
+    socket: TcpStream,
+    shared: Shared,
+    peer: Peer,
+    mailbox: Arc<Mailbox>,
+    pending: Pending,
+) {
+    let Shared { hub, clock, .. } = shared;
+    Connection::new(socket, hub, clock, peer, mailbox, pending)
+        .serve()
+        .await;
+}
+
+async fn secure(
+    socket: TcpStream,
+    shared: Shared,
+    mut peer: Peer,
+    mailbox: Arc<Mailbox>,
+    pending: Pending,
+) {
+    let deadline = Duration::from_secs(shared.hub.limits().connect_timeout_seconds);
+    let handshake = tokio::select! {
+        done = Box::pin(handshake(socket, &shared.tls)) => done,
+        () = tokio::time::sleep(deadline) => Err("timeout".to_owned()),
+        () = evicted(&mailbox) => Err("evicted".to_owned()),
+    };
+    let (stream, certificate) = match handshake {
+        Ok(done) => done,
+        Err(reason) => {
+            let label = [("reason", "tls_handshake")];
+            let counter = shared
+                .hub
+                .metrics()
+                .counter(observe::CONNECTIONS_CLOSED, &label);
+            counter.increment(1);
+            tracing::debug!(address = %peer.address, reason, "TLS handshake failed");
+            return;
+        }
+    };
+    peer.certificate = certificate;
+    let Shared { hub, clock, .. } = shared;
+    Box::new(Connection::new(stream, hub, clock, peer, mailbox, pending))
+        .serve()
+        .await;
+}
+
+type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+async fn handshake(
+    socket: TcpStream,
+    tls: &SharedTls,
+) -> Result<(TlsStream, Option<ClientCertificate>), String> {
+    let state = tls.load_full().ok_or("no certificate")?;
+    let stream = TlsAcceptor::from(Arc::clone(&state.config))
+        .accept(socket)
+        .await
+        .map_err(|error| error.to_string())?;
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| state.client_certificate(chain));
+    Ok((stream, certificate))
+}
+
+async fn evicted(mailbox: &Mailbox) {
+    poll_fn(|cx| {
+        if mailbox.take(cx.waker()) & EVICTED == 0 {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+}

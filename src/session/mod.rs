@@ -1,0 +1,405 @@
+//! One client's MQTT 3.1.1 conversation, without sockets and clocks.
+//!
+//! Four kinds of method, by name: `handle_*` takes what came from outside (a packet, a timeout),
+//! `accept`, `refuse`, `acknowledge`, `subscribed`, `deliver` carry out what the hub decided,
+//! `next_timeout` says when to call [`Session::handle_timeout`], and [`Session::output`] holds the
+//! bytes to write. The order of calls: feed packets until there is none, then deliver, then write.
+//!
+//! A session goes through the phases AwaitConnect → Authenticating → Active → Closed; an error
+//! closes it for good. Times are milliseconds of one monotonic clock that the caller owns.
+
+mod close;
+mod output;
+mod sender;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+pub use close::Close;
+pub use output::Output;
+pub use sender::{InFlight, Sender};
+
+use crate::mqtt::{
+    self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish,
+    PublishParts, QoS, SubAckCode, Subscribe, Unsubscribe,
+};
+
+/// The bounds and deadlines of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// From the start to the CONNECT packet.
+    pub connect_ms: u64,
+    /// How long a publish may be held back for lack of space.
+    pub publish_stall_ms: u64,
+    /// How long a client may leave deliveries unacknowledged; 0: for ever.
+    pub ack_stall_ms: u64,
+    /// Deliveries in flight.
+    pub window: u16,
+}
+
+/// What a packet asks of the hub.
+#[derive(Debug)]
+pub enum Event<'a, T> {
+    /// Nothing, the session has dealt with it.
+    None,
+    /// The client wants in: answer with [`Session::accept`] or [`Session::refuse`].
+    Connect(Connect<'a>),
+    /// A message: store it, then [`Session::acknowledge`].
+    Publish(Publish<'a>),
+    /// Answer with [`Session::subscribed`].
+    Subscribe(Subscribe<'a>),
+    /// Answer with [`Session::unsubscribed`].
+    Unsubscribe(Unsubscribe<'a>),
+    /// The client acknowledged a delivery.
+    Delivered(T),
+    /// The client took its leave; its will is void (MQTT 3.1.1 §3.14).
+    Disconnect,
+}
+
+/// One PUBLISH to a client.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// First part of the topic, which is the same for all messages of an input.
+    pub topic_prefix: &'a [u8],
+    /// The rest of the topic: the property bag.
+    pub topic_suffix: &'a [u8],
+    /// The body.
+    pub payload: &'a Bytes,
+}
+
+#[derive(Debug)]
+enum Phase {
+    AwaitConnect {
+        deadline_ms: u64,
+    },
+    Authenticating,
+    Active,
+    /// A refusal waits for its time (slowed logins) before CONNACK and close.
+    Refusing {
+        at_ms: u64,
+        code: ConnectReturnCode,
+        close: Close,
+    },
+    Closed,
+}
+
+#[derive(Debug)]
+enum Acknowledgement {
+    Sub(Vec<SubAckCode>),
+    Unsub,
+}
+
+#[derive(Debug)]
+struct PendingAck {
+    version: u64,
+    packet_id: PacketId,
+    acknowledgement: Acknowledgement,
+}
+
+/// One client's conversation. `T` is how the hub knows a delivery again.
+#[derive(Debug)]
+pub struct Session<T> {
+    timing: Timing,
+    phase: Phase,
+    keep_alive_ms: u64,
+    received_ms: u64,
+    acknowledged_ms: u64,
+    held_back_ms: Option<u64>,
+    sender: Sender<T>,
+    pending: VecDeque<PendingAck>,
+    output: Output,
+}
+
+impl<T> Session<T> {
+    /// A session that waits for CONNECT.
+    #[must_use]
+    pub fn new(timing: Timing, now_ms: u64) -> Self {
+        Self {
+            timing,
+            phase: Phase::AwaitConnect {
+                deadline_ms: now_ms + timing.connect_ms,
+            },
+            keep_alive_ms: 0,
+            received_ms: now_ms,
+            acknowledged_ms: now_ms,
+            held_back_ms: None,
+            sender: Sender::new(timing.window),
+            pending: VecDeque::new(),
+            output: Output::default(),
+        }
+    }
+
+    /// Whether the client is in.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.phase, Phase::Active)
+    }
+
+    /// Whether packets may be fed: not while the hub decides about CONNECT, nor while a publish
+    /// is held back.
+    #[must_use]
+    pub fn wants_packets(&self) -> bool {
+        matches!(self.phase, Phase::AwaitConnect { .. } | Phase::Active)
+            && self.held_back_ms.is_none()
+    }
+
+    /// The bytes to write.
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// Takes a packet.
+    ///
+    /// # Errors
+    /// The reason for which the connection must be closed (MQTT 3.1.1 §4.8).
+    pub fn handle_packet<'a>(
+        &mut self,
+        now_ms: u64,
+        packet: FromClient<'a>,
+    ) -> Result<Event<'a, T>, Close> {
+        self.received_ms = now_ms;
+        match (&self.phase, packet) {
+            (Phase::AwaitConnect { .. }, FromClient::Connect(connect)) => {
+                self.phase = Phase::Authenticating;
+                Ok(Event::Connect(connect))
+            }
+            (Phase::AwaitConnect { .. }, _) => Err(Close::NotConnected),
+            (Phase::Active, packet) => self.handle_active(now_ms, packet),
+            (Phase::Authenticating | Phase::Refusing { .. } | Phase::Closed, _) => Ok(Event::None),
+        }
+    }
+
+    fn handle_active<'a>(
+        &mut self,
+        now_ms: u64,
+        packet: FromClient<'a>,
+    ) -> Result<Event<'a, T>, Close> {
+        match packet {
+            FromClient::Publish(publish) if publish.qos == QoS::ExactlyOnce => {
+                Err(Close::QosNotAvailable)
+            }
+            FromClient::Publish(publish) => Ok(Event::Publish(publish)),
+            FromClient::PubAck(packet_id) => {
+                self.acknowledged_ms = now_ms;
+                Ok(self
+                    .sender
+                    .acknowledge(packet_id)
+                    .map_or(Event::None, Event::Delivered))
+            }
+            FromClient::PubRec(_) | FromClient::PubRel(_) | FromClient::PubComp(_) => {
+                Err(Close::UnexpectedAck)
+            }
+            FromClient::Subscribe(subscribe) => Ok(Event::Subscribe(subscribe)),
+            FromClient::Unsubscribe(unsubscribe) => Ok(Event::Unsubscribe(unsubscribe)),
+            FromClient::PingReq => {
+                self.encode(&FromServer::PingResp);
+                Ok(Event::None)
+            }
+            FromClient::Disconnect => {
+                self.phase = Phase::Closed;
+                Ok(Event::Disconnect)
+            }
+            FromClient::Connect(_) => Err(Close::SecondConnect),
+        }
+    }
+
+    /// Lets the client in (MQTT 3.1.1 §3.2). `keep_alive_seconds` is the client's wish.
+    pub fn accept(&mut self, now_ms: u64, session_present: bool, keep_alive_seconds: u16) {
+        self.phase = Phase::Active;
+        self.keep_alive_ms = u64::from(keep_alive_seconds) * 1500;
+        self.received_ms = now_ms;
+        self.acknowledged_ms = now_ms;
+        self.encode(&FromServer::ConnAck(ConnAck {
+            session_present,
+            code: ConnectReturnCode::Accepted,
+        }));
+    }
+
+    /// Keeps the client out with a return code, `delay_ms` from now.
+    pub fn refuse(&mut self, now_ms: u64, delay_ms: u64, code: ConnectReturnCode, close: Close) {
+        self.phase = Phase::Refusing {
+            at_ms: now_ms + delay_ms,
+            code,
+            close,
+        };
+    }
+
+    /// Sends PUBACK for a stored message.
+    pub fn acknowledge(&mut self, packet_id: PacketId) {
+        mqtt::encode_puback(self.output.tail(), packet_id);
+    }
+
+    /// Sends SUBACK once `version` is durable.
+    pub fn subscribed(&mut self, packet_id: PacketId, codes: Vec<SubAckCode>, version: u64) {
+        self.pending.push_back(PendingAck {
+            version,
+            packet_id,
+            acknowledgement: Acknowledgement::Sub(codes),
+        });
+    }
+
+    /// Sends UNSUBACK once `version` is durable.
+    pub fn unsubscribed(&mut self, packet_id: PacketId, version: u64) {
+        self.pending.push_back(PendingAck {
+            version,
+            packet_id,
+            acknowledgement: Acknowledgement::Unsub,
+        });
+    }
+
+    /// Everything up to `version` is on disk.
+    pub fn handle_durable(&mut self, version: u64) {
+        while self
+            .pending
+            .front()
+            .is_some_and(|ack| ack.version <= version)
+        {
+            let Some(ack) = self.pending.pop_front() else {
+                return;
+            };
+            match ack.acknowledgement {
+                Acknowledgement::Unsub => self.encode(&FromServer::UnsubAck(ack.packet_id)),
+                Acknowledgement::Sub(codes) => {
+                    let codes = codes.iter().copied();
+                    let written = mqtt::encode_suback(self.output.tail(), ack.packet_id, codes);
+                    debug_assert!(written.is_ok(), "as many codes as filters, never none");
+                }
+            }
+        }
+    }
+
+    /// Whether SUBACK or UNSUBACK wait for the disk.
+    #[must_use]
+    pub fn awaits_disk(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// How many more QoS 1 deliveries may be in flight.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.sender.room()
+    }
+
+    /// Sends a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
+    /// straight back.
+    pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
+        if qos == QoS::AtMostOnce {
+            self.write_publish(out, None, false);
+            return Some(token);
+        }
+        if self.sender.is_empty() {
+            self.acknowledged_ms = now_ms;
+        }
+        let packet_id = self.sender.send(token);
+        self.write_publish(out, Some(packet_id), false);
+        None
+    }
+
+    /// Sends a message of the previous connection again, DUP set and under its old packet id
+    /// (MQTT 3.1.1 §4.4).
+    pub fn redeliver(&mut self, out: &Outgoing<'_>, in_flight: InFlight<T>) {
+        self.write_publish(out, Some(in_flight.packet_id), true);
+        self.sender.resume(in_flight);
+    }
+
+    /// Goes on with the packet ids of the previous connection.
+    pub fn continue_ids(&mut self, next_id: u16) {
+        self.sender.continue_ids(next_id);
+    }
+
+    /// A publish found no room: no packets and no keep-alive until [`Session::go_on`].
+    pub fn hold_back(&mut self, now_ms: u64) {
+        self.held_back_ms.get_or_insert(now_ms);
+    }
+
+    /// The held-back publish was stored.
+    pub fn go_on(&mut self, now_ms: u64) {
+        if self.held_back_ms.take().is_some() {
+            self.received_ms = now_ms;
+        }
+    }
+
+    /// When [`Session::handle_timeout`] is due; may be early, never late.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::AwaitConnect { deadline_ms } => Some(*deadline_ms),
+            Phase::Refusing { at_ms, .. } => Some(*at_ms),
+            Phase::Authenticating | Phase::Closed => None,
+            Phase::Active => [self.keep_alive_at(), self.stall_at(), self.ack_stall_at()]
+                .into_iter()
+                .flatten()
+                .min(),
+        }
+    }
+
+    /// Checks all deadlines.
+    ///
+    /// # Errors
+    /// The reason for which the connection must be closed.
+    pub fn handle_timeout(&mut self, now_ms: u64) -> Result<(), Close> {
+        let due = |at: Option<u64>| at.is_some_and(|at| at <= now_ms);
+        match &self.phase {
+            Phase::AwaitConnect { deadline_ms } if *deadline_ms <= now_ms => {
+                Err(Close::ConnectTimeout)
+            }
+            Phase::Refusing { at_ms, code, close } if *at_ms <= now_ms => {
+                let (code, close) = (*code, close.clone());
+                self.encode(&FromServer::ConnAck(ConnAck {
+                    session_present: false,
+                    code,
+                }));
+                Err(close)
+            }
+            Phase::Active if due(self.stall_at()) => Err(Close::PublishStalled),
+            Phase::Active if due(self.keep_alive_at()) => Err(Close::KeepAlive),
+            Phase::Active if due(self.ack_stall_at()) => Err(Close::AckStalled),
+            _ => Ok(()),
+        }
+    }
+
+    /// The connection is gone: what was in flight, and the packet id to go on with.
+    #[must_use]
+    pub fn park(self) -> (VecDeque<InFlight<T>>, u16) {
+        self.sender.park()
+    }
+
+    fn keep_alive_at(&self) -> Option<u64> {
+        (self.keep_alive_ms > 0 && self.held_back_ms.is_none())
+            .then(|| self.received_ms + self.keep_alive_ms)
+    }
+
+    fn stall_at(&self) -> Option<u64> {
+        self.held_back_ms
+            .map(|since| since + self.timing.publish_stall_ms)
+    }
+
+    /// A held-back client's acknowledgements are not read, so they are not missed either.
+    fn ack_stall_at(&self) -> Option<u64> {
+        let waits = !self.sender.is_empty() && self.held_back_ms.is_none();
+        (waits && self.timing.ack_stall_ms > 0)
+            .then(|| self.acknowledged_ms + self.timing.ack_stall_ms)
+    }
+
+    fn write_publish(&mut self, out: &Outgoing<'_>, packet_id: Option<PacketId>, dup: bool) {
+        let head = PublishParts {
+            dup,
+            qos: packet_id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce),
+            retain: false,
+            topic_prefix: out.topic_prefix,
+            topic_suffix: out.topic_suffix,
+            packet_id,
+            payload_len: out.payload.len(),
+        };
+        match mqtt::encode_publish_head(self.output.tail(), head) {
+            Ok(()) => self.output.payload(out.payload),
+            Err(error) => debug_assert!(false, "accepted messages are encodable: {error}"),
+        }
+    }
+
+    fn encode(&mut self, packet: &FromServer<'_>) {
+        let written = mqtt::encode_from_server(packet, self.output.tail());
+        debug_assert!(written.is_ok(), "{packet:?}: {written:?}");
+    }
+}

@@ -1,0 +1,121 @@
+//! Bytes that wait to be written to one connection.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Payloads from this size on are written by reference, smaller ones are copied: below it the
+/// copy costs less than another slice in the vectored write.
+const BY_REFERENCE_BYTES_MIN: usize = 4 * 1024;
+
+/// A write queue: packets are encoded into one buffer, large payloads are chained in between.
+#[derive(Debug, Default)]
+pub struct Output {
+    chunks: VecDeque<Bytes>,
+    chunk_bytes: usize,
+    tail: BytesMut,
+}
+
+impl Output {
+    /// The buffer that packets are encoded into.
+    pub fn tail(&mut self) -> &mut BytesMut {
+        &mut self.tail
+    }
+
+    /// Adds a payload after the head that was just encoded.
+    pub fn payload(&mut self, payload: &Bytes) {
+        if payload.len() < BY_REFERENCE_BYTES_MIN {
+            self.tail.extend_from_slice(payload);
+            return;
+        }
+        let head = self.tail.split().freeze();
+        self.chunk_bytes += head.len() + payload.len();
+        self.chunks.push_back(head);
+        self.chunks.push_back(payload.clone());
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chunk_bytes + self.tail.len()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `slices` with what comes next and returns how many were filled.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let parts = self
+            .chunks
+            .iter()
+            .map(|chunk| &chunk[..])
+            .chain(std::iter::once(&self.tail[..]))
+            .filter(|part| !part.is_empty());
+        let mut filled = 0;
+        for (slot, part) in slices.iter_mut().zip(parts) {
+            *slot = IoSlice::new(part);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// Removes `written` bytes from the front; an emptied buffer gives its memory back.
+    pub fn advance(&mut self, mut written: usize) {
+        while let Some(front) = self.chunks.front_mut() {
+            let part = front.len().min(written);
+            front.advance(part);
+            self.chunk_bytes -= part;
+            written -= part;
+            if !front.is_empty() {
+                return;
+            }
+            self.chunks.pop_front();
+        }
+        self.tail.advance(written.min(self.tail.len()));
+        if self.tail.is_empty() {
+            self.tail.clear();
+        }
+    }
+
+    /// Gives the buffers' memory back; called when the connection goes idle.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_order_whatever_the_write_sizes() {
+        for step in [1, 7, 1000, 100_000] {
+            let mut output = Output::default();
+            let mut expected = Vec::new();
+            for size in [10, 5000, 3, 4096, 0, 20] {
+                output.tail().extend_from_slice(b"head");
+                let payload = Bytes::from(vec![size as u8; size]);
+                output.payload(&payload);
+                expected.extend_from_slice(b"head");
+                expected.extend_from_slice(&payload);
+            }
+            let mut written = Vec::new();
+            while !output.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 4];
+                let filled = output.slices(&mut slices);
+                assert!(filled > 0);
+                let all: Vec<u8> = slices[..filled].iter().flat_map(|s| s.to_vec()).collect();
+                let part = all.len().min(step);
+                written.extend_from_slice(&all[..part]);
+                output.advance(part);
+            }
+            assert!(written == expected, "step {step}");
+        }
+    }
+}
