@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -227,4 +228,49 @@ pub fn pin_to_core(core: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     rustix::thread::sched_setaffinity(None, &set).unwrap();
+}
+
+/// Sends as fast as the window allows until told to stop; returns how many were acknowledged.
+/// A receiver that is given reads and acknowledges, any other does not.
+pub fn flood(
+    mut publisher: Connection,
+    mut receiver: Option<&mut Connection>,
+    topic: &str,
+    stop: &AtomicBool,
+) -> usize {
+    const WINDOW: usize = 100;
+    publisher.socket.set_nonblocking(true).unwrap();
+    if let Some(receiver) = &receiver {
+        receiver.socket.set_nonblocking(true).unwrap();
+    }
+    let payload = [b'x'; 256];
+    let (mut sent, mut acknowledged) = (0, 0);
+    while !stop.load(Ordering::Acquire) {
+        while sent - acknowledged < WINDOW {
+            publish(&mut publisher.output, topic, sent, &payload);
+            sent += 1;
+        }
+        publisher.write();
+        let mut idle = true;
+        if publisher.read() {
+            acknowledged += acks(&mut publisher.input);
+            idle = false;
+        }
+        if let Some(receiver) = &mut receiver
+            && receiver.read()
+        {
+            deliveries(receiver);
+            receiver.write();
+            idle = false;
+        }
+        if idle {
+            let mut fds = vec![PollFd::new(&publisher.socket, PollFlags::IN)];
+            if let Some(receiver) = &receiver {
+                fds.push(PollFd::new(&receiver.socket, PollFlags::IN));
+            }
+            let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            let _ = poll(&mut fds, Some(&moment));
+        }
+    }
+    acknowledged
 }

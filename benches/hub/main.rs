@@ -10,6 +10,7 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+#[allow(dead_code)]
 mod load;
 
 use std::fs;
