@@ -3,6 +3,7 @@
 mod check;
 mod identities;
 mod logging;
+mod routes;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -49,6 +50,11 @@ enum Command {
     Run(ConfigArg),
     /// Check a configuration or a manifest and report every error
     Check(check::CheckArgs),
+    /// Try routes and conditions, and see why a message is not routed
+    Routes {
+        #[command(subcommand)]
+        command: routes::RoutesCommand,
+    },
     /// Edit the identities file, print a connection string
     Identity {
         #[command(subcommand)]
@@ -142,6 +148,7 @@ fn run_command(command: Command) -> Result<(), Failure> {
         Command::Quickstart { dir, messages } => start_quickstart(dir, messages),
         Command::Run(ConfigArg { config }) => start_hub(&config),
         Command::Check(args) => check::check(&args),
+        Command::Routes { command } => routes::routes(&command),
         Command::Identity { command } => identities::identity(command),
         Command::Token(args) => identities::token(&args),
         Command::Certs { command } => certs(command),

@@ -15,6 +15,7 @@ mod explain;
 mod functions;
 mod json;
 mod lexer;
+pub mod line;
 mod parse;
 mod route;
 mod source;

@@ -403,3 +403,6 @@ impl<T> Session<T> {
         debug_assert!(written.is_ok(), "{packet:?}: {written:?}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::message::{Properties, SystemProperty};
 use crate::routes::View;
+use crate::routes::line::{MessageLine, OwnedMessage};
 
 /// What a [`View`] borrows from.
 #[derive(Debug, Clone)]
@@ -54,40 +55,19 @@ impl Message {
         self.properties.set_system(property, Some(value));
     }
 
-    /// A message of a `routes eval` line; the body's text is put into its encoding.
+    /// A message of a `routes eval` line.
     pub(super) fn from_line(line: &Value) -> Self {
-        let message = &line["message"];
-        let mut result = Self::with(&[]);
-        if let Some(source) = message["source"].as_str() {
-            result.source = source.to_owned();
+        let message = line["message"].clone();
+        let message: Option<MessageLine> = serde_json::from_value(message).unwrap();
+        let OwnedMessage {
+            source,
+            properties,
+            body,
+        } = message.unwrap_or_default().into_message();
+        Self {
+            source,
+            properties,
+            body,
         }
-        for (name, value) in message["properties"].as_object().into_iter().flatten() {
-            result.properties.set(name, value.as_str());
-        }
-        for (name, value) in message["systemProperties"]
-            .as_object()
-            .into_iter()
-            .flatten()
-        {
-            let property = SystemProperty::from_name(name).unwrap();
-            result.properties.set_system(property, value.as_str());
-        }
-        if let Some(value) = message["contentType"].as_str() {
-            result.system(SystemProperty::ContentType, value);
-        }
-        let encoding = message["contentEncoding"].as_str();
-        if let Some(value) = encoding {
-            result.system(SystemProperty::ContentEncoding, value);
-        }
-        let body = message["body"].as_str().unwrap_or_default();
-        result.body = match encoding.map(str::to_ascii_lowercase).as_deref() {
-            Some("utf-16") => body.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-            Some("utf-32") => body
-                .chars()
-                .flat_map(|c| u32::from(c).to_le_bytes())
-                .collect(),
-            _ => body.as_bytes().to_vec(),
-        };
-        result
     }
 }
