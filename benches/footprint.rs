@@ -2,7 +2,12 @@
 //! TLS connections.
 //!
 //! `cargo bench --bench footprint [-- --check]`; `--check` fails above the README's figures.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -59,7 +64,10 @@ fn start_ms(setup: &Setup) -> f64 {
 
 /// Resident memory with all modules connected over TLS, subscribed, and idle.
 fn connected(hub: &Hub, modules: &[&str]) -> f64 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut clients = Vec::new();
         for module in modules {
@@ -73,7 +81,10 @@ fn connected(hub: &Hub, modules: &[&str]) -> f64 {
 
 fn resident(hub: &Hub) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", hub.child.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     kib / 1024.0
 }

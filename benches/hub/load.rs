@@ -35,7 +35,10 @@ pub struct Measured {
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { per_second, cpu_us } = self;
-        write!(f, "{per_second:>9.0} messages/s  {cpu_us:>6.2} us CPU per message")
+        write!(
+            f,
+            "{per_second:>9.0} messages/s  {cpu_us:>6.2} us CPU per message"
+        )
     }
 }
 
@@ -146,7 +149,10 @@ impl Load {
                 progress = Instant::now();
             } else {
                 wait(&publisher, &subscriber);
-                assert!(progress.elapsed() < STALL, "stalled at {sent}/{acknowledged}/{received}");
+                assert!(
+                    progress.elapsed() < STALL,
+                    "stalled at {sent}/{acknowledged}/{received}"
+                );
             }
         }
         let elapsed = started.elapsed().as_secs_f64();
@@ -208,7 +214,10 @@ fn wait(publisher: &Connection, subscriber: &Connection) {
         PollFd::new(&publisher.socket, flags(publisher)),
         PollFd::new(&subscriber.socket, flags(subscriber)),
     ];
-    let second = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let second = rustix::time::Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
     let _ = poll(&mut fds, Some(&second));
 }
 
@@ -268,7 +277,10 @@ pub fn flood(
             if let Some(receiver) = &receiver {
                 fds.push(PollFd::new(&receiver.socket, PollFlags::IN));
             }
-            let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            let moment = rustix::time::Timespec {
+                tv_sec: 0,
+                tv_nsec: 50_000_000,
+            };
             let _ = poll(&mut fds, Some(&moment));
         }
     }

@@ -6,7 +6,12 @@
 //! Server on core 0, generator on core 1 (one thread, two connections). Rounds alternate between
 //! the two servers, so that both see the same noise; the best round of each counts. CPU is what
 //! the kernel accounts to the server's threads. `--check` fails below the ratios of the README.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -56,9 +61,14 @@ fn main() {
     println!("best     mosquitto  {peer}");
     let rate = hub.per_second / peer.per_second;
     let cpu = hub.cpu_us / peer.cpu_us;
-    println!("ratio    rate {rate:.2} (at least {RATE_MIN})   CPU per message {cpu:.3} (at most {CPU_MAX:.3})");
+    println!(
+        "ratio    rate {rate:.2} (at least {RATE_MIN})   CPU per message {cpu:.3} (at most {CPU_MAX:.3})"
+    );
     if options.check {
-        assert!(rate >= RATE_MIN && cpu <= CPU_MAX, "below the promised ratios");
+        assert!(
+            rate >= RATE_MIN && cpu <= CPU_MAX,
+            "below the promised ratios"
+        );
     }
 }
 
@@ -131,7 +141,10 @@ impl Mosquitto {
                 help.arg("-h").stdout(Stdio::null()).stderr(Stdio::null());
                 help.status().is_ok()
             })?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mosquitto.conf");
         let mut config = fs::File::create(&path).unwrap();
@@ -152,7 +165,10 @@ impl Mosquitto {
         move_to_core(child.id(), 0);
         let started = Instant::now();
         while TcpStream::connect(port).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(10), "mosquitto does not listen");
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "mosquitto does not listen"
+            );
         }
         Some(Self {
             child,

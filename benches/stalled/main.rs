@@ -5,7 +5,12 @@
 //!
 //! Open loop: a message is due every millisecond whatever happened to the ones before, and its
 //! latency counts from when it was due. Hub on core 0, all clients on core 1.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -87,12 +92,20 @@ fn round(receiver_reads: bool, seconds: u64) -> Seen {
         latency.max() as f64 / 1000.0,
         flooded as u64 / seconds,
     );
-    Seen { p99_ms, queue, sent, arrived }
+    Seen {
+        p99_ms,
+        queue,
+        sent,
+        arrived,
+    }
 }
 
 /// 1,000 messages a second for so long; latencies in microseconds.
 fn pace(hub: &Hub, seconds: u64) -> (Histogram<u64>, usize, usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut receiver = hub.connect("edge-1/d").await;
         receiver.subscribe(&inputs("d")).await.unwrap();
@@ -114,7 +127,10 @@ async fn send(sender: &mut Client, start: Instant, count: usize) -> usize {
         let due = start + Duration::from_millis(number as u64);
         tokio::time::sleep_until(due.into()).await;
         let payload = (number as u64).to_le_bytes();
-        sender.publish(&topic, QoS::AtMostOnce, &payload).await.unwrap();
+        sender
+            .publish(&topic, QoS::AtMostOnce, &payload)
+            .await
+            .unwrap();
     }
     count
 }
@@ -123,7 +139,10 @@ async fn arrive(receiver: &mut Client, start: Instant, count: usize) -> Histogra
     let mut latency = Histogram::new(3).unwrap();
     while (latency.len() as usize) < count {
         let packet = tokio::time::timeout(Duration::from_secs(10), receiver.receive()).await;
-        let Ok(Ok(Packet::Publish { payload, packet_id, .. })) = packet else {
+        let Ok(Ok(Packet::Publish {
+            payload, packet_id, ..
+        })) = packet
+        else {
             return latency;
         };
         let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
@@ -138,11 +157,14 @@ fn queue_length(hub: &Hub) -> usize {
     let status = hub.status();
     let queues = status["queues"].as_array().unwrap();
     let of_b = queues.iter().filter(|queue| queue["endpoint"] == "b/in");
-    of_b.map(|queue| queue["messages"].as_u64().unwrap() as usize).sum()
+    of_b.map(|queue| queue["messages"].as_u64().unwrap() as usize)
+        .sum()
 }
 
 fn to_core_0(pid: u32) {
     let mut command = Command::new("taskset");
-    command.args(["-a", "-p", "-c", "0", &pid.to_string()]).stdout(Stdio::null());
+    command
+        .args(["-a", "-p", "-c", "0", &pid.to_string()])
+        .stdout(Stdio::null());
     assert!(command.status().unwrap().success());
 }

@@ -82,6 +82,8 @@ pub struct Hub {
     next_anonymous: AtomicU64,
     failures: login::Failures,
     output_labels: Mutex<HashSet<String>>,
+    /// Before this time no other unrouted message is explained in the log.
+    explained_ms: AtomicU64,
     store: Store,
     journal: Journal,
     metrics: Arc<Metrics>,
@@ -119,6 +121,7 @@ impl Hub {
             next_anonymous: AtomicU64::new(1),
             failures: login::Failures::default(),
             output_labels: Mutex::default(),
+            explained_ms: AtomicU64::new(0),
             journal,
             metrics,
         }

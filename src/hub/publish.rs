@@ -1,5 +1,6 @@
 //! The way of a message through the house: authorize → accept → route → append → deliver.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use crate::iothub::topics::{self, Incoming, MalformedTopic};
 use crate::message::{Message, Origin, Properties, Source, SystemProperty};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
-use crate::routes::View;
+use crate::routes::{View, explain};
 use crate::store::{self, Copy};
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
@@ -21,6 +22,8 @@ const OUTPUTS_MAX: usize = 16;
 /// Longest property bag that is delivered: escaping may make it longer than it came, and the
 /// receiver's topic must stay below 65,536 bytes.
 const BAG_BYTES_MAX: usize = 40 * 1024;
+/// Routes that the sampled log line about an unrouted message explains.
+const EXPLAINED_ROUTES_MAX: usize = 20;
 /// Output names that get metric labels of their own.
 const OUTPUT_LABELS_MAX: usize = 1000;
 
@@ -110,6 +113,9 @@ impl Hub {
             return Ok(Published::Accepted);
         };
         self.route(client, output, &message, now);
+        if client.scratch.targets.is_empty() {
+            self.explain_unrouted(client, output, &message, now);
+        }
         Ok(self.append(client, publish, output, &message))
     }
 
@@ -290,6 +296,29 @@ impl Hub {
         }
     }
 
+    /// Why no route took the message, as a sample: one message a second, at debug.
+    fn explain_unrouted(&self, client: &Client, output: usize, message: &Message, now: Now) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let last_ms = self.explained_ms.load(Ordering::Relaxed);
+        let (Some(parsed), Some(output)) = (&client.parsed, client.outputs.get(output)) else {
+            return;
+        };
+        if now.ms < last_ms || self.explained_ms.swap(now.ms + 1000, Ordering::Relaxed) > now.ms {
+            return;
+        }
+        let view = View {
+            source: &output.source,
+            properties: &parsed.properties,
+            body: &message.payload,
+        };
+        let routes = client.routing.table.routes().iter().take(EXPLAINED_ROUTES_MAX);
+        let why: Vec<_> = routes.map(|route| explain(route, &view).to_string()).collect();
+        let from = client.identity.as_str();
+        tracing::debug!(from, source = output.source, "no route took it: {}", why.join("; "));
+    }
+
     /// Appends to all queues or to none, and counts what nobody gets.
     fn append(
         &self,
@@ -320,8 +349,6 @@ impl Hub {
         output.received.increment(1);
         if scratch.targets.is_empty() {
             output.no_route.increment(1);
-            tracing::debug!(from = %client.identity, output = message.origin.output.as_deref(),
-                "no route matched");
         } else if scratch.targets.len() > scratch.copies.len() {
             output.no_upstream.increment(1);
         }
