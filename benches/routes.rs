@@ -68,9 +68,12 @@ fn table(criterion: &mut Criterion) {
         let table = RouteTable::new(routes);
         let candidates = table.candidates(SOURCE);
         let mut targets = Vec::new();
-        criterion.bench_function(&format!("one route, {others} of other modules"), |bencher| {
-            bencher.iter(|| table.evaluate(&candidates, black_box(&view), &mut targets));
-        });
+        criterion.bench_function(
+            &format!("one route, {others} of other modules"),
+            |bencher| {
+                bencher.iter(|| table.evaluate(&candidates, black_box(&view), &mut targets));
+            },
+        );
     }
 }
 

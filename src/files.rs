@@ -34,6 +34,7 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
 /// the bad ones are left out and among the diagnostics.
 pub fn read_manifest(
     path: &Path,
+    routes_max: usize,
 ) -> Result<(Manifest, RouteTable, Vec<Diagnostic>), Vec<Diagnostic>> {
     let whole = |message: String| vec![Diagnostic::error(path, Position::WHOLE_FILE, message)];
     let size = fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
@@ -45,21 +46,19 @@ pub fn read_manifest(
     }
     let text =
         fs::read_to_string(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
-    compile_manifest(&text, path)
-}
-
-/// Compiles a manifest's text; `path` is for messages.
-///
-/// # Errors
-/// As [`read_manifest`].
-pub fn compile_manifest(
-    text: &str,
-    path: &Path,
-) -> Result<(Manifest, RouteTable, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let (manifest, mut diagnostics) = Manifest::parse(text, path);
-    let Some(manifest) = manifest else {
+    let (manifest, mut diagnostics) = Manifest::parse(&text, path);
+    let Some(mut manifest) = manifest else {
         return Err(diagnostics);
     };
+    if let Some(first) = manifest.routes.get(routes_max) {
+        let message = format!(
+            "{} routes, over max_routes = {routes_max}",
+            manifest.routes.len()
+        );
+        let diagnostic = Diagnostic::error(path, first.position(), message);
+        diagnostics.push(diagnostic.with_hint("this one and those after it do not run"));
+        manifest.routes.truncate(routes_max);
+    }
     let (table, of_routes) = Routing::compile(&manifest, path);
     diagnostics.extend(of_routes);
     diagnostics.sort_by_key(Diagnostic::position);

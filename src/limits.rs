@@ -69,8 +69,6 @@ pub struct Limits {
     /// Bytes that may wait to be written to one connection before deliveries to it pause.
     /// Default 256 KiB.
     pub max_output_bytes: usize,
-    /// Endpoints with a queue. Default 10,000.
-    pub max_endpoints: usize,
     /// Routes of the manifest. Default 1,000.
     pub max_routes: usize,
 }
@@ -91,7 +89,6 @@ impl Limits {
         endpoint_max_bytes: 64 * MIB as u64,
         endpoint_max_messages: 1_000_000,
         max_output_bytes: 256 * KIB,
-        max_endpoints: 10_000,
         max_routes: 1_000,
     };
 }
@@ -129,8 +126,6 @@ impl Ranges {
     pub const ENDPOINT_MAX_MESSAGES: RangeInclusive<u64> = 1..=(1 << 40);
     /// At least a packet's worth, at most what a connection may cost.
     pub const MAX_OUTPUT_BYTES: RangeInclusive<usize> = 4 * KIB..=(64 * MIB);
-    /// The store numbers endpoints with 16 bits.
-    pub const MAX_ENDPOINTS: RangeInclusive<usize> = 1..=u16::MAX as usize;
     /// Every message is compared with every route of its source.
     pub const MAX_ROUTES: RangeInclusive<usize> = 1..=100_000;
 }
@@ -150,7 +145,6 @@ const _: () = {
     // Strangers never outnumber clients.
     assert!(limits.max_pending_connections <= limits.max_connections);
     // Every route may have an endpoint of its own.
-    assert!(limits.max_routes <= limits.max_endpoints);
     // A default segment takes the largest default message.
     assert!(limits.max_message_bytes + SEGMENT_OVERHEAD_BYTES <= 2 * SEGMENT_STEP_BYTES as usize);
 };
@@ -175,7 +169,6 @@ mod tests {
         assert!(Ranges::ENDPOINT_MAX_BYTES.contains(&limits.endpoint_max_bytes));
         assert!(Ranges::ENDPOINT_MAX_MESSAGES.contains(&limits.endpoint_max_messages));
         assert!(Ranges::MAX_OUTPUT_BYTES.contains(&limits.max_output_bytes));
-        assert!(Ranges::MAX_ENDPOINTS.contains(&limits.max_endpoints));
         assert!(Ranges::MAX_ROUTES.contains(&limits.max_routes));
     }
 }

@@ -93,7 +93,7 @@ impl Running {
         files::make_private_dir(data).map_err(at_data)?;
         let lock = lock(data).map_err(|error| system(error, data.display().to_string()))?;
         let mut problems = Vec::new();
-        let manifest = match files::read_manifest(&config.manifest) {
+        let manifest = match files::read_manifest(&config.manifest, config.limits.max_routes) {
             Ok((manifest, table, diagnostics)) => {
                 report(&diagnostics);
                 Some((manifest, table, diagnostics))
@@ -377,10 +377,11 @@ impl Running {
 
     fn reload_manifest(&mut self) {
         let path = self.config.manifest.clone();
-        let (manifest, table, diagnostics) = match files::read_manifest(&path) {
-            Ok(read) => read,
-            Err(errors) => return self.refused("manifest", &path, &texts(&errors)),
-        };
+        let (manifest, table, diagnostics) =
+            match files::read_manifest(&path, self.config.limits.max_routes) {
+                Ok(read) => read,
+                Err(errors) => return self.refused("manifest", &path, &texts(&errors)),
+            };
         report(&diagnostics);
         let made =
             files::ensure_identities(&self.config.identities, &self.config.device_id, &manifest);

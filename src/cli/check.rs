@@ -8,6 +8,7 @@ use super::{CHECK_FAILED, Failure, print};
 use crate::config::{Config, UpstreamKind};
 use crate::diagnostic::{Diagnostic, Position, Severity};
 use crate::files;
+use crate::limits::Limits;
 use crate::message::Endpoint;
 use crate::routes::RouteTable;
 use crate::server::tls::TlsState;
@@ -26,7 +27,7 @@ pub(super) struct CheckArgs {
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
     let (lines, errors) = match (&args.config, &args.manifest) {
         (Some(config), _) => check_config(config),
-        (None, Some(manifest)) => count(check_manifest(manifest).0),
+        (None, Some(manifest)) => count(check_manifest(manifest, Limits::DEFAULT.max_routes).0),
         (None, None) => Default::default(),
     };
     if errors > 0 {
@@ -46,7 +47,7 @@ fn check_config(path: &Path) -> (Vec<String>, usize) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return count(diagnostics),
     };
-    let (of_manifest, table) = check_manifest(&config.manifest);
+    let (of_manifest, table) = check_manifest(&config.manifest, config.limits.max_routes);
     diagnostics.extend(of_manifest);
     if config.upstream.kind == UpstreamKind::None
         && table.is_some_and(|table| table.endpoints().contains(&Endpoint::Upstream))
@@ -72,8 +73,8 @@ fn check_config(path: &Path) -> (Vec<String>, usize) {
     (lines, errors)
 }
 
-fn check_manifest(path: &Path) -> (Vec<Diagnostic>, Option<RouteTable>) {
-    match files::read_manifest(path) {
+fn check_manifest(path: &Path, routes_max: usize) -> (Vec<Diagnostic>, Option<RouteTable>) {
+    match files::read_manifest(path, routes_max) {
         Ok((_, table, diagnostics)) => (diagnostics, Some(table)),
         Err(diagnostics) => (diagnostics, None),
     }

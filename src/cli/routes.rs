@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{CHECK_FAILED, Failure, UNAVAILABLE, USAGE, print};
 use crate::files;
+use crate::limits::Limits;
 use crate::routes::line::{self, MessageLine};
 use crate::routes::{Explanation, explain_all};
 
@@ -62,8 +63,8 @@ fn explain(args: &ExplainArgs) -> Result<(), Failure> {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
     };
-    let (_, table, diagnostics) =
-        files::read_manifest(&args.manifest).map_err(|errors| Failure {
+    let (_, table, diagnostics) = files::read_manifest(&args.manifest, Limits::DEFAULT.max_routes)
+        .map_err(|errors| Failure {
             code: CHECK_FAILED,
             lines: lines(errors),
         })?;

@@ -229,11 +229,6 @@ fn queue_limits(section: &mut Section<'_, '_>) -> Limits {
             Ranges::MAX_OUTPUT_BYTES,
             default.max_output_bytes,
         ),
-        max_endpoints: section.number(
-            "max_endpoints",
-            Ranges::MAX_ENDPOINTS,
-            default.max_endpoints,
-        ),
         max_routes: section.number("max_routes", Ranges::MAX_ROUTES, default.max_routes),
         ..default
     }

@@ -184,7 +184,6 @@ drain_timeout_seconds = 3
 endpoint_max_bytes = "1MB"
 endpoint_max_messages = 1000
 max_output_bytes = "64KiB"
-max_endpoints = 30
 max_routes = 40
 
 [server]
@@ -248,7 +247,6 @@ fn every_key_reaches_its_field() {
         endpoint_max_bytes: 1_000_000,
         endpoint_max_messages: 1_000,
         max_output_bytes: 64 * 1024,
-        max_endpoints: 30,
         max_routes: 40,
     };
     assert_eq!(config.limits, expected);

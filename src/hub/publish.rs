@@ -313,10 +313,22 @@ impl Hub {
             properties: &parsed.properties,
             body: &message.payload,
         };
-        let routes = client.routing.table.routes().iter().take(EXPLAINED_ROUTES_MAX);
-        let why: Vec<_> = routes.map(|route| explain(route, &view).to_string()).collect();
+        let routes = client
+            .routing
+            .table
+            .routes()
+            .iter()
+            .take(EXPLAINED_ROUTES_MAX);
+        let why: Vec<_> = routes
+            .map(|route| explain(route, &view).to_string())
+            .collect();
         let from = client.identity.as_str();
-        tracing::debug!(from, source = output.source, "no route took it: {}", why.join("; "));
+        tracing::debug!(
+            from,
+            source = output.source,
+            "no route took it: {}",
+            why.join("; ")
+        );
     }
 
     /// Appends to all queues or to none, and counts what nobody gets.
