@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -230,6 +231,16 @@ fn cpu_time(pid: u32) -> Duration {
             Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
         })
         .sum()
+}
+
+/// Keeps another process, with all its threads, on one core.
+pub fn move_to_core(pid: u32, core: usize) {
+    let moved = Command::new("taskset")
+        .args(["-a", "-p", "-c", &core.to_string(), &pid.to_string()])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(moved.success());
 }
 
 /// Keeps this process on one core.

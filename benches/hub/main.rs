@@ -107,7 +107,7 @@ impl Hub {
         let mut setup = common::Setup::new(route, &["a", "b"]);
         setup.extra = "[server]\nworkers = 1\n[log]\nlevel = \"error\"\n".to_owned();
         let hub = setup.start();
-        move_to_core(hub.child.id(), 0);
+        load::move_to_core(hub.child.id(), 0);
         Self { hub, _setup: setup }
     }
 
@@ -162,7 +162,7 @@ impl Mosquitto {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        move_to_core(child.id(), 0);
+        load::move_to_core(child.id(), 0);
         let started = Instant::now();
         while TcpStream::connect(port).is_err() {
             assert!(
@@ -199,13 +199,4 @@ impl Drop for Mosquitto {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn move_to_core(pid: u32, core: usize) {
-    let moved = Command::new("taskset")
-        .args(["-a", "-p", "-c", &core.to_string(), &pid.to_string()])
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(moved.success());
 }

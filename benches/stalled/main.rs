@@ -19,7 +19,6 @@ mod common;
 mod load;
 
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,7 +64,7 @@ fn round(receiver_reads: bool, seconds: u64) -> Seen {
          [limits]\nendpoint_max_messages = {QUOTA}\n"
     );
     let hub = setup.start();
-    to_core_0(hub.child.id());
+    load::move_to_core(hub.child.id(), 0);
     let stop = AtomicBool::new(false);
     let login = |module: &str| {
         let socket = TcpStream::connect(hub.tcp()).unwrap();
@@ -159,12 +158,4 @@ fn queue_length(hub: &Hub) -> usize {
     let of_b = queues.iter().filter(|queue| queue["endpoint"] == "b/in");
     of_b.map(|queue| queue["messages"].as_u64().unwrap() as usize)
         .sum()
-}
-
-fn to_core_0(pid: u32) {
-    let mut command = Command::new("taskset");
-    command
-        .args(["-a", "-p", "-c", "0", &pid.to_string()])
-        .stdout(Stdio::null());
-    assert!(command.status().unwrap().success());
 }

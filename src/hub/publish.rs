@@ -22,6 +22,9 @@ const OUTPUTS_MAX: usize = 16;
 /// Longest property bag that is delivered: escaping may make it longer than it came, and the
 /// receiver's topic must stay below 65,536 bytes.
 const BAG_BYTES_MAX: usize = 40 * 1024;
+/// The answer's body to a reported-properties patch.
+const TWIN_PATCH_REFUSED: &[u8] =
+    br#"{"errorCode":501000,"message":"reported properties are not served by this version"}"#;
 /// Routes that the sampled log line about an unrouted message explains.
 const EXPLAINED_ROUTES_MAX: usize = 20;
 /// Output names that get metric labels of their own.
@@ -381,7 +384,8 @@ impl Hub {
             }
             Incoming::TwinPatchReported { rid } => {
                 self.count_not_served(id, "twin_patch");
-                (501, rid, Bytes::new())
+                // Node looks for the code in the body and ignores the topic's.
+                (501, rid, Bytes::from_static(TWIN_PATCH_REFUSED))
             }
             _ => {
                 self.count_not_served(id, "other");

@@ -279,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut buf = ReadBuf::new(back);
         match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
             Poll::Pending => return Ok(Turn::Idle),
-            Poll::Ready(result) => result.map_err(|error| Close::Io(error.to_string()))?,
+            Poll::Ready(result) => result.map_err(io_error)?,
         }
         let read = buf.filled().len();
         if read == 0 {
@@ -485,7 +485,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Writes as much as the socket takes.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
-        let io = |error: io::Error| Close::Io(error.to_string());
         while !self.session.output().is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let filled = self.session.output().slices(&mut slices);
@@ -494,7 +493,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => return Err(Close::ConnectionLost),
                 Poll::Ready(written) => {
-                    let written = written.map_err(io)?;
+                    let written = written.map_err(io_error)?;
                     self.session.output().advance(written);
                     self.unflushed = true;
                 }
@@ -503,7 +502,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.unflushed
             && let Poll::Ready(flushed) = Pin::new(&mut self.io).poll_flush(cx)
         {
-            flushed.map_err(io)?;
+            flushed.map_err(io_error)?;
             self.unflushed = false;
         }
         Ok(())
@@ -522,6 +521,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Stage::In(client) = &mut self.stage {
             client.shrink();
         }
+    }
+}
+
+/// Peers that vanish are ordinary: a reset, or an end without the TLS farewell.
+fn io_error(error: io::Error) -> Close {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => Close::ConnectionLost,
+        _ => Close::Io(error.to_string()),
     }
 }
 

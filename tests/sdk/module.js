@@ -56,8 +56,6 @@ client.on('error', (error) => say('error', { text: String(error) }));
 
 const commands = {
   async connect() {
-    const ca = fs.readFileSync(process.env.EdgeModuleCACertificateFile, 'utf8');
-    await client.setOptions({ ca });
     await client.open();
   },
 
@@ -89,6 +87,8 @@ const commands = {
 };
 
 async function serve() {
+  const ca = fs.readFileSync(process.env.EdgeModuleCACertificateFile, 'utf8');
+  await client.setOptions({ ca });
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const { cmd, ...parameters } = JSON.parse(line);
     try {

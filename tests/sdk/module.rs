@@ -93,6 +93,11 @@ impl Module {
         while self.next("connection")["connected"] != connected {}
     }
 
+    /// The next desired properties that the client was given.
+    pub fn desired(&mut self) -> Value {
+        self.next("desired")["patch"].take()
+    }
+
     /// All messages received until each of these inputs has had the one that ends a test.
     pub fn messages_to_end(&mut self, inputs: &[&str]) -> Vec<Value> {
         let mut messages = Vec::new();
