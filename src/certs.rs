@@ -30,6 +30,9 @@ pub enum CertsError {
     /// The certificate library refused.
     #[error("{0}")]
     Certificate(#[from] rcgen::Error),
+    /// One half of the authority is missing; making a new one would orphan its certificates.
+    #[error("{0}: only one of ca.pem and ca.key is there; restore the other or remove both")]
+    Incomplete(PathBuf),
     /// A client name is no identity.
     #[error("'{0}' is neither DEVICE nor DEVICE/MODULE")]
     Identity(String),
@@ -50,7 +53,10 @@ impl Authority {
     pub fn open(dir: &Path) -> Result<Self, CertsError> {
         files::make_private_dir(dir).map_err(|error| CertsError::File(dir.into(), error))?;
         let (certificate, key) = (dir.join("ca.pem"), dir.join("ca.key"));
-        if certificate.exists() && key.exists() {
+        if certificate.exists() != key.exists() {
+            return Err(CertsError::Incomplete(dir.into()));
+        }
+        if certificate.exists() {
             let pem = read(&certificate)?;
             let key = KeyPair::from_pem(&read(&key)?)?;
             let issuer = Issuer::new(ca_params()?, key);

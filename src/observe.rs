@@ -177,27 +177,23 @@ impl Metrics {
     }
 
     /// A counter; callers on the hot path keep it.
-    #[must_use]
     pub fn counter(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder
             .register_counter(&key(name, labels), &METADATA)
     }
 
     /// A gauge.
-    #[must_use]
     pub fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(name, labels), &METADATA)
     }
 
     /// A summary.
-    #[must_use]
     pub fn summary(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
         self.recorder
             .register_histogram(&key(name, labels), &METADATA)
     }
 
     /// The counter of messages that one sender's output got to one input.
-    #[must_use]
     pub fn sent(&self, delivered: Delivered<'_>) -> (Counter, Histogram) {
         let Delivered {
             from,

@@ -97,6 +97,8 @@ pub struct Parked {
 /// One connected client.
 pub struct Client {
     pub(super) identity: Identity,
+    /// The identity as a metric label.
+    pub(super) label: Box<str>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,

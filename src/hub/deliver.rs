@@ -96,7 +96,7 @@ impl Hub {
             let origin = &message.origin;
             let metrics = self.metrics.sent(Delivered {
                 from: &origin.sender,
-                output: self.output_label(origin.output.as_deref()),
+                output: self.output_label(origin.output.as_deref(), true),
                 to: queue.endpoint(),
                 device: self.device_id(),
                 priority,
@@ -207,7 +207,7 @@ impl Hub {
         if let Some(reason) = refused {
             let id = client.identity().as_str();
             tracing::warn!(id, filter, reason, "subscription refused");
-            let id = self.id_label(client.identity());
+            let id = &*client.label;
             let counter = self
                 .metrics
                 .counter(observe::SUBSCRIBE_REFUSED, &[("id", id)]);

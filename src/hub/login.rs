@@ -1,28 +1,21 @@
 //! Who is let in, and the one connection that each identity may have.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::client::{Client, Parked, Scratch, Token, Will};
-use super::{Hub, Now, Slot};
+use super::{Hub, Now, Published, Slot};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
-use crate::mailbox::{ATTACH, Mailbox, TAKEN_OVER};
+use crate::mailbox::{ATTACH, Mailbox, RECHECK, TAKEN_OVER};
 use crate::mqtt::{Connect, ConnectReturnCode, Publish, QoS};
 use crate::observe::{self, Runs};
 use crate::session::{Close, Session};
 use crate::store::journal::Subscription;
-
-/// Addresses and identities whose failed logins are remembered.
-const FAILURES_MAX: usize = 4096;
-/// The longest that the answer to a failed login is held back.
-const FAILURE_DELAY_MS_MAX: u64 = 5_000;
-/// After this time without another one, failed logins are forgotten.
-const FAILURES_FORGOTTEN_MS: u64 = 60_000;
 
 /// A client that may come in.
 #[derive(Debug)]
@@ -67,41 +60,6 @@ pub enum Attached {
     Wait,
     /// There is no place for another client.
     Full,
-}
-
-/// Failed logins by address and claimed identity.
-#[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<(IpAddr, String), (u32, u64)>>);
-
-impl Failures {
-    /// Counts one more and says how long to hold the answer back.
-    fn count(&self, address: IpAddr, claimed: &str, now_ms: u64) -> u64 {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= FAILURES_MAX {
-            failures.retain(|_, (_, last_ms)| *last_ms + FAILURES_FORGOTTEN_MS > now_ms);
-            if failures.len() >= FAILURES_MAX {
-                return FAILURE_DELAY_MS_MAX;
-            }
-        }
-        let claimed = claimed.chars().take(identity::ID_BYTES_MAX).collect();
-        let (count, last_ms) = failures.entry((address, claimed)).or_insert((0, now_ms));
-        if *last_ms + FAILURES_FORGOTTEN_MS <= now_ms {
-            *count = 0;
-        }
-        *last_ms = now_ms;
-        *count += 1;
-        match *count {
-            0 | 1 => 0,
-            n => (50_u64 << n.min(10)).min(FAILURE_DELAY_MS_MAX),
-        }
-    }
-
-    fn forget(&self, address: IpAddr, claimed: &str) {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !failures.is_empty() {
-            failures.remove(&(address, claimed.to_owned()));
-        }
-    }
 }
 
 impl Hub {
@@ -276,11 +234,13 @@ impl Hub {
         self.refresh_inputs(&mut client);
         session.accept(now.ms, present, login.keep_alive_seconds);
         self.resume(&client, session, parked, login.clean);
-        let id = login.identity.as_str();
         self.metrics
-            .counter(observe::CONNECT_SUCCESS, &[("id", id)])
+            .counter(observe::CONNECT_SUCCESS, &[("id", &client.label)])
             .increment(1);
         self.count_connected();
+        // Identities may have changed between the login and here; nobody told this connection.
+        mailbox.raise(RECHECK);
+        let id = login.identity.as_str();
         tracing::info!(id, session_present = present, "client connected");
         Attached::In(Box::new(client))
     }
@@ -308,7 +268,7 @@ impl Hub {
             self.release(std::mem::take(&mut parked.in_flight));
         }
         let id = client.identity.as_str();
-        let labels = [("id", id)];
+        let labels = [("id", &*client.label)];
         self.metrics
             .counter(observe::DISCONNECT, &labels)
             .increment(1);
@@ -406,10 +366,11 @@ impl Hub {
         mailbox: &Arc<Mailbox>,
         subscriptions: Vec<Subscription>,
     ) -> Client {
-        let id = login.identity.as_str();
-        let summary = |name| Runs::new(self.metrics.summary(name, &[("id", id)]));
+        let label = self.id_label(&login.identity);
+        let summary = |name| Runs::new(self.metrics.summary(name, &[("id", label)]));
         let client = Client {
             identity: login.identity.clone(),
+            label: label.into(),
             mailbox: Arc::clone(mailbox),
             credentials: login.credentials.clone(),
             expires_unix: login.expires_unix,
@@ -471,7 +432,11 @@ impl Hub {
             payload: &will.payload,
         };
         let published = self.publish(client, &publish, now);
-        tracing::debug!(id = client.identity.as_str(), ?published, "will published");
+        let (id, topic) = (client.identity.as_str(), will.topic.as_str());
+        match published {
+            Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),
+            published => tracing::debug!(id, topic, ?published, "will published"),
+        }
     }
 
     fn release(&self, in_flight: VecDeque<crate::session::InFlight<Token>>) {

@@ -6,6 +6,7 @@
 
 mod client;
 mod deliver;
+mod failures;
 mod login;
 mod publish;
 mod routing;
@@ -80,7 +81,7 @@ pub struct Hub {
     slots: DashMap<Identity, Slot>,
     connected: AtomicUsize,
     next_anonymous: AtomicU64,
-    failures: login::Failures,
+    failures: failures::Failures,
     output_labels: Mutex<HashSet<String>>,
     /// Before this time no other unrouted message is explained in the log.
     explained_ms: AtomicU64,
@@ -119,7 +120,7 @@ impl Hub {
             slots,
             connected: AtomicUsize::new(0),
             next_anonymous: AtomicU64::new(1),
-            failures: login::Failures::default(),
+            failures: failures::Failures::default(),
             output_labels: Mutex::default(),
             explained_ms: AtomicU64::new(0),
             journal,

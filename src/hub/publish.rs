@@ -91,7 +91,7 @@ impl Hub {
         match self.publish_inner(client, publish, now) {
             Ok(published) => published,
             Err(refused) => {
-                self.count_dropped(refused.label(), client.identity().as_str(), "");
+                self.count_dropped(refused.label(), &client.label, "");
                 Published::Refused(refused)
             }
         }
@@ -215,10 +215,10 @@ impl Hub {
         }
         .to_string();
         let candidates = client.routing.table.candidates(&source);
-        let label = self.output_label(name);
-        let labels = [("id", sender.as_str()), ("route_output", label)];
+        let label = self.output_label(name, !candidates.is_empty());
+        let labels = [("id", &*client.label), ("route_output", label)];
         let received = self.metrics.counter(observe::MESSAGES_RECEIVED, &labels);
-        let dropped = |reason| self.dropped(reason, sender.as_str(), label);
+        let dropped = |reason| self.dropped(reason, &client.label, label);
         client.outputs.push(Output {
             no_route: dropped("no_route"),
             no_upstream: dropped("no_upstream"),
@@ -373,7 +373,7 @@ impl Hub {
     /// Requests of the dialect: twin GET is answered, the rest acknowledged and counted
     /// (`DESIGN` §4).
     fn request(&self, client: &mut Client, incoming: &Incoming<'_>) {
-        let id = client.identity().as_str();
+        let id = &*client.label;
         let (status, rid, payload) = match incoming {
             Incoming::TwinGet { rid } => {
                 let labels = [("source", "edge_hub"), ("id", id)];
@@ -424,7 +424,7 @@ impl Hub {
 
     pub(super) fn count_message(&self, reason: &'static str, message: &Message) {
         let origin = &message.origin;
-        let output = self.output_label(origin.output.as_deref());
+        let output = self.output_label(origin.output.as_deref(), true);
         self.count_dropped(reason, origin.sender.as_str(), output);
     }
 
@@ -443,12 +443,23 @@ impl Hub {
 
     /// Counts a publish that was refused before, and is acknowledged now.
     pub fn count_refused_again(&self, client: &Client) {
-        self.count_dropped("refused_again", client.identity().as_str(), "");
+        self.count_dropped("refused_again", &client.label, "");
+    }
+
+    /// Counts a message that found no room within `publish_stall_seconds`.
+    pub fn count_unacknowledged(&self, client: &Client) {
+        let labels = [
+            ("reason", "storage_full"),
+            ("from", &*client.label),
+            ("from_route_output", ""),
+        ];
+        let counter = self.metrics.counter(observe::MESSAGES_UNACK, &labels);
+        counter.increment(1);
     }
 
     /// Counts a packet over the limit, which was never read whole.
     pub fn count_too_large(&self, client: &Client) {
-        self.count_dropped("too_large", client.identity().as_str(), "");
+        self.count_dropped("too_large", &client.label, "");
     }
 
     fn count_not_served(&self, id: &str, request: &str) {
@@ -458,12 +469,15 @@ impl Hub {
             .increment(1);
     }
 
-    /// The output as a label. Clients choose these names, so only so many get a label of their
-    /// own; the rest is `other`.
-    pub(super) fn output_label<'a>(&self, name: Option<&'a str>) -> &'a str {
+    /// The output as a label. Clients choose these names, so only those that a route takes get a
+    /// label of their own, and of these only so many; the rest is `other`.
+    pub(super) fn output_label<'a>(&self, name: Option<&'a str>, routed: bool) -> &'a str {
         let Some(name) = name else {
             return "";
         };
+        if !routed {
+            return "other";
+        }
         let mut known = self
             .output_labels
             .lock()

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::hub::Now;
 
+/// The wall clock may be set: an expiry is compared with it at least this often.
+const EXPIRY_CHECK_MS: u64 = 60_000;
+
 /// The hub's clock; milliseconds count from its making.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
@@ -35,5 +38,34 @@ impl Clock {
         const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
         let at = Duration::from_millis(ms).min(self.start.elapsed() + NEVER);
         (self.start + at).into()
+    }
+}
+
+/// When to compare an expiry, in seconds since 1970, with the wall clock again.
+#[must_use]
+pub fn expiry_check_ms(expires_unix: Option<u64>, now: Now) -> u64 {
+    expires_unix.map_or(u64::MAX, |expires| {
+        let left_ms = (expires + 1).saturating_sub(now.unix).saturating_mul(1000);
+        now.ms + left_ms.min(EXPIRY_CHECK_MS)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_is_checked_just_after_it_and_at_least_every_minute() {
+        let now = Now {
+            ms: 500,
+            unix: 1_000,
+        };
+        assert_eq!(expiry_check_ms(None, now), u64::MAX);
+        assert_eq!(expiry_check_ms(Some(1_004), now), 500 + 5_000);
+        assert_eq!(expiry_check_ms(Some(900), now), 500);
+        assert_eq!(
+            expiry_check_ms(Some(u64::MAX - 1), now),
+            500 + EXPIRY_CHECK_MS
+        );
     }
 }

@@ -1,18 +1,18 @@
 //! Drives one session over one socket: moves bytes, waits, decides nothing.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::clock::Clock;
+use super::clock::{Clock, expiry_check_ms};
 use super::pending::Pending;
+use super::socket;
 use crate::hub::{Attached, Client, Hub, Login, Now, Peer, Published, Token};
 use crate::limits;
 use crate::mailbox::{
@@ -21,9 +21,6 @@ use crate::mailbox::{
 use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, FromClient, Publish};
 use crate::observe;
 use crate::session::{Close, Event, Session, Timing};
-
-/// Slices of one vectored write.
-const SLICES_MAX: usize = 32;
 
 thread_local! {
     /// One read buffer per thread: a connection that waits has none of its own.
@@ -56,8 +53,6 @@ pub struct Connection<S> {
     packets: u32,
 }
 
-/// The wall clock may be set: expiry is compared with it at least this often.
-const EXPIRY_CHECK_MS: u64 = 60_000;
 /// A turn with fewer packets than this is a quiet one, after which buffers are given back.
 const QUIET_PACKETS: u32 = 4;
 /// How long a refused client has to take its CONNACK before the socket goes.
@@ -129,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.pending = None;
         if matches!(close, Close::LoginRefused(_)) {
-            let _ = tokio::time::timeout(LINGER, linger(&mut self.io)).await;
+            let _ = tokio::time::timeout(LINGER, socket::linger(&mut self.io)).await;
         }
         let address = self.peer.address;
         let label = [("reason", close.label())];
@@ -140,6 +135,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         counter.increment(1);
         match self.stage {
             Stage::In(client) => {
+                if close == Close::PublishStalled {
+                    self.hub.count_unacknowledged(&client);
+                }
                 if matches!(close, Close::Decode(_) | Close::SecondConnect) {
                     let id = client.identity().as_str();
                     tracing::warn!(id, %address, "connection closed: {close}");
@@ -202,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Stage::In(client) = &mut self.stage {
             if mail & RECHECK != 0 {
                 self.hub.recheck(client, now)?;
-                self.expiry_ms = next_expiry_check(&self.clock, client, now);
+                self.expiry_ms = expiry_check_ms(client.expires_unix(), now);
             }
             if mail & ROUTES != 0 {
                 self.hub.take_routing(client);
@@ -243,7 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 {
                     self.hub.recheck(client, self.now)?;
                 }
-                self.expiry_ms = next_expiry_check(&self.clock, client, self.now);
+                self.expiry_ms = expiry_check_ms(client.expires_unix(), self.now);
             }
             self.timer_ms = u64::MAX;
         }
@@ -279,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut buf = ReadBuf::new(back);
         match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
             Poll::Pending => return Ok(Turn::Idle),
-            Poll::Ready(result) => result.map_err(io_error)?,
+            Poll::Ready(result) => result.map_err(socket::io_error)?,
         }
         let read = buf.filled().len();
         if read == 0 {
@@ -468,7 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .attach(login, &self.mailbox, &mut self.session, now)
         {
             Attached::In(client) => {
-                self.expiry_ms = next_expiry_check(&self.clock, &client, now);
+                self.expiry_ms = expiry_check_ms(client.expires_unix(), now);
                 self.stage = Stage::In(client);
                 self.pending = None;
                 Ok(())
@@ -483,29 +481,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Writes as much as the socket takes.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
-        while !self.session.output().is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = self.session.output().slices(&mut slices);
-            let slices = slices.get(..filled).unwrap_or_default();
-            match Pin::new(&mut self.io).poll_write_vectored(cx, slices) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(Close::ConnectionLost),
-                Poll::Ready(written) => {
-                    let written = written.map_err(io_error)?;
-                    self.session.output().advance(written);
-                    self.unflushed = true;
-                }
-            }
-        }
-        if self.unflushed
-            && let Poll::Ready(flushed) = Pin::new(&mut self.io).poll_flush(cx)
-        {
-            flushed.map_err(io_error)?;
-            self.unflushed = false;
-        }
-        Ok(())
+        socket::write(&mut self.io, self.session.output(), &mut self.unflushed, cx)
     }
 
     /// A quiet connection that waits holds no empty buffers.
@@ -522,32 +499,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             client.shrink();
         }
     }
-}
-
-/// Peers that vanish are ordinary: a reset, or an end without the TLS farewell.
-fn io_error(error: io::Error) -> Close {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    match error.kind() {
-        UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => Close::ConnectionLost,
-        _ => Close::Io(error.to_string()),
-    }
-}
-
-fn next_expiry_check(clock: &Clock, client: &Client, now: Now) -> u64 {
-    match client.expires_unix() {
-        None => u64::MAX,
-        Some(expires) => {
-            let left_ms = (expires + 1).saturating_sub(now.unix) * 1000;
-            clock.now().ms + left_ms.min(EXPIRY_CHECK_MS)
-        }
-    }
-}
-
-/// Ends our side and reads until the client has ended its own: a socket that is dropped with
-/// unread bytes resets the connection, and with it the CONNACK that is still on its way.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> io::Result<()> {
-    io.shutdown().await?;
-    let mut sink = [0; 1024];
-    while io.read(&mut sink).await? > 0 {}
-    Ok(())
 }
