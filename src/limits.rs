@@ -14,6 +14,10 @@ pub const PACKET_BYTES_MAX: usize = 268_435_455;
 /// Largest MQTT topic: the protocol's string length has two bytes.
 pub const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
 
+/// Largest packet of a client that is not in yet: two ids, a token and a small will are far below
+/// it, and `max_pending_connections` of them are what strangers can make the hub hold.
+pub const CONNECT_BYTES_MAX: usize = 64 * 1024;
+
 /// One read buffer per thread, not per connection: enough for hundreds of small packets in one
 /// read, small enough to stay in the core's cache.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;

@@ -70,10 +70,18 @@ pub(super) struct Output {
     pub queue_full: Counter,
 }
 
+/// A message that found no room: routed once, appended when there is room.
+pub(super) struct Held {
+    pub message: Arc<Message>,
+    pub output: Arc<Output>,
+    pub targets: usize,
+    pub copies: Vec<Copy>,
+}
+
 /// The topic of the last publish, parsed: modules send many messages with the same one.
 pub(super) struct ParsedTopic {
     pub topic: String,
-    pub output: usize,
+    pub output: Arc<Output>,
     pub properties: Properties,
     pub bag: Bytes,
 }
@@ -108,7 +116,8 @@ pub struct Client {
     pub(super) routing: Arc<Routing>,
     pub(super) inputs: Vec<Input>,
     pub(super) next_input: usize,
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<Arc<Output>>,
+    pub(super) held: Option<Held>,
     pub(super) parsed: Option<ParsedTopic>,
     pub(super) responses: VecDeque<Response>,
     pub(super) response_qos: Option<u8>,

@@ -213,10 +213,11 @@ impl Hub {
             self.connected.fetch_sub(1, Ordering::AcqRel);
             return Attached::Full;
         }
-        slot.waiting = slot
-            .waiting
-            .take()
-            .filter(|other| !Arc::ptr_eq(other, mailbox));
+        // One that waited and has not come yet is older than this one.
+        let waiting = slot.waiting.take();
+        if let Some(other) = waiting.filter(|other| !Arc::ptr_eq(other, mailbox)) {
+            other.raise(TAKEN_OVER);
+        }
         slot.current = Some(Arc::clone(mailbox));
         slot.since_unix = now.unix;
         let present = !login.clean && slot.subscriptions.is_some();
@@ -381,6 +382,7 @@ impl Hub {
             inputs: Vec::new(),
             next_input: 0,
             outputs: Vec::new(),
+            held: None,
             parsed: None,
             responses: VecDeque::new(),
             response_qos: None,

@@ -9,6 +9,7 @@ mod deliver;
 mod failures;
 mod login;
 mod publish;
+mod requests;
 mod routing;
 mod status;
 

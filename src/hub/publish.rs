@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use metrics::Counter;
 
-use super::client::{Client, Output, ParsedTopic, RESPONSES_MAX, Response};
+use super::client::{Client, Held, Output, ParsedTopic};
 use super::{Hub, Now, lose};
 use crate::identity::policy::{self, Forbidden, Permit};
 use crate::iothub::bag::{self, BagError};
-use crate::iothub::topics::{self, Incoming, MalformedTopic};
+use crate::iothub::topics::{Incoming, MalformedTopic};
 use crate::message::{Message, Origin, Properties, Source, SystemProperty};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
@@ -22,9 +22,6 @@ const OUTPUTS_MAX: usize = 16;
 /// Longest property bag that is delivered: escaping may make it longer than it came, and the
 /// receiver's topic must stay below 65,536 bytes.
 const BAG_BYTES_MAX: usize = 40 * 1024;
-/// The answer's body to a reported-properties patch.
-const TWIN_PATCH_REFUSED: &[u8] =
-    br#"{"errorCode":501000,"message":"reported properties are not served by this version"}"#;
 /// Routes that the sampled log line about an unrouted message explains.
 const EXPLAINED_ROUTES_MAX: usize = 20;
 /// Output names that get metric labels of their own.
@@ -103,6 +100,9 @@ impl Hub {
         publish: &Publish<'_>,
         now: Now,
     ) -> Result<Published, Refused> {
+        if let Some(held) = client.held.take() {
+            return Ok(self.append(client, publish, held));
+        }
         if client.routing.generation != self.generation() {
             self.take_routing(client);
         }
@@ -112,14 +112,14 @@ impl Hub {
                 None => return Ok(Published::Accepted),
             }
         }
-        let Some((message, output)) = self.accept(client, publish, now)? else {
+        let Some(mut held) = self.accept(client, publish, now)? else {
             return Ok(Published::Accepted);
         };
-        self.route(client, output, &message, now);
-        if client.scratch.targets.is_empty() {
-            self.explain_unrouted(client, output, &message, now);
+        self.route(client, &mut held, now);
+        if held.targets == 0 {
+            self.explain_unrouted(client, &held, now);
         }
-        Ok(self.append(client, publish, output, &message))
+        Ok(self.append(client, publish, held))
     }
 
     /// The topic names what the client wants, and the policy says whether it may. Telemetry comes
@@ -193,14 +193,11 @@ impl Hub {
         })
     }
 
-    /// The place of an output in the client's list, with its routes.
-    fn output(&self, client: &mut Client, name: Option<&str>) -> usize {
-        let known = client
-            .outputs
-            .iter()
-            .position(|output| output.origin.output.as_deref() == name);
-        if let Some(known) = known {
-            return known;
+    /// What is known about an output, its routes first of all.
+    fn output(&self, client: &mut Client, name: Option<&str>) -> Arc<Output> {
+        let is_known = |output: &&Arc<Output>| output.origin.output.as_deref() == name;
+        if let Some(known) = client.outputs.iter().find(is_known) {
+            return Arc::clone(known);
         }
         if client.outputs.len() >= OUTPUTS_MAX {
             client.outputs.clear();
@@ -219,7 +216,7 @@ impl Hub {
         let labels = [("id", &*client.label), ("route_output", label)];
         let received = self.metrics.counter(observe::MESSAGES_RECEIVED, &labels);
         let dropped = |reason| self.dropped(reason, &client.label, label);
-        client.outputs.push(Output {
+        let output = Arc::new(Output {
             no_route: dropped("no_route"),
             no_upstream: dropped("no_upstream"),
             queue_full: dropped("queue_full"),
@@ -231,16 +228,17 @@ impl Hub {
             candidates,
             received,
         });
-        client.outputs.len() - 1
+        client.outputs.push(Arc::clone(&output));
+        output
     }
 
-    /// Makes the message: from here on it is the hub's. `None`: it went stale under a reload.
+    /// Makes the message: from here on it is the hub's.
     fn accept(
         &self,
         client: &mut Client,
         publish: &Publish<'_>,
         now: Now,
-    ) -> Result<Option<(Arc<Message>, usize)>, Refused> {
+    ) -> Result<Option<Held>, Refused> {
         let Some(parsed) = &client.parsed else {
             return Ok(None);
         };
@@ -249,72 +247,80 @@ impl Hub {
         if bytes > max {
             return Err(Refused::TooLarge { bytes, max });
         }
-        let Some(output) = client.outputs.get(parsed.output) else {
-            return Ok(None);
-        };
         client.sizes.add(bytes as f64);
         let message = Message {
-            origin: Arc::clone(&output.origin),
+            origin: Arc::clone(&parsed.output.origin),
             bag: parsed.bag.clone(),
             // To exact size: a queued message must not pin the read buffer.
             payload: Bytes::copy_from_slice(publish.payload),
             received_ms: now.ms,
         };
-        Ok(Some((Arc::new(message), parsed.output)))
+        Ok(Some(Held {
+            message: Arc::new(message),
+            output: Arc::clone(&parsed.output),
+            targets: 0,
+            copies: std::mem::take(&mut client.scratch.copies),
+        }))
     }
 
     /// Finds the message's endpoints and prepares one copy for each.
-    fn route(&self, client: &mut Client, output: usize, message: &Message, now: Now) {
-        let scratch = &mut client.scratch;
-        scratch.targets.clear();
-        scratch.copies.clear();
-        let (Some(parsed), Some(output)) = (&client.parsed, client.outputs.get(output)) else {
+    fn route(&self, client: &mut Client, held: &mut Held, now: Now) {
+        let Client {
+            routing,
+            parsed: Some(parsed),
+            scratch,
+            ..
+        } = client
+        else {
             return;
         };
         let view = View {
-            source: &output.source,
+            source: &held.output.source,
             properties: &parsed.properties,
-            body: &message.payload,
+            body: &held.message.payload,
         };
-        let routing = &client.routing;
+        let targets = &mut scratch.targets;
         routing
             .table
-            .evaluate(&output.candidates, &view, &mut scratch.targets);
-        for target in &scratch.targets {
+            .evaluate(&held.output.candidates, &view, targets);
+        held.targets = targets.len();
+        for target in targets {
             let ttl_ms = match target.ttl_seconds {
                 Some(seconds) => Some(u64::from(seconds) * 1000),
                 None => routing.ttl_ms,
             };
             if let Some(Some(queue)) = routing.queues.get(target.endpoint) {
-                scratch.copies.push(Copy {
+                held.copies.push(Copy {
                     queue: Arc::clone(queue),
                     priority: target.priority,
                     expires_ms: ttl_ms.map_or(u64::MAX, |ttl| now.ms.saturating_add(ttl)),
                 });
             }
         }
-        if scratch.copies.len() > 1 {
+        if held.copies.len() > 1 {
             // One order of locks for everybody, whatever table they route by.
-            scratch.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+            held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
         }
     }
 
     /// Why no route took the message, as a sample: one message a second, at debug.
-    fn explain_unrouted(&self, client: &Client, output: usize, message: &Message, now: Now) {
+    fn explain_unrouted(&self, client: &Client, held: &Held, now: Now) {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let last_ms = self.explained_ms.load(Ordering::Relaxed);
-        let (Some(parsed), Some(output)) = (&client.parsed, client.outputs.get(output)) else {
+        let (last_ms, Some(parsed)) = (&self.explained_ms, &client.parsed) else {
             return;
         };
-        if now.ms < last_ms || self.explained_ms.swap(now.ms + 1000, Ordering::Relaxed) > now.ms {
+        if now.ms < last_ms.load(Ordering::Relaxed)
+            || last_ms.swap(now.ms + 1000, Ordering::Relaxed) > now.ms
+        {
             return;
         }
+        let source = held.output.source.as_str();
         let view = View {
-            source: &output.source,
+            source,
             properties: &parsed.properties,
-            body: &message.payload,
+            body: &held.message.payload,
         };
         let routes = client
             .routing
@@ -325,36 +331,27 @@ impl Hub {
         let why: Vec<_> = routes
             .map(|route| explain(route, &view).to_string())
             .collect();
-        let from = client.identity.as_str();
-        tracing::debug!(
-            from,
-            source = output.source,
-            "no route took it: {}",
-            why.join("; ")
-        );
+        let (from, why) = (client.identity.as_str(), why.join("; "));
+        // As fields, in which what the client chose is escaped.
+        tracing::debug!(from, source, why, "no route took a message");
     }
 
     /// Appends to all queues or to none, and counts what nobody gets.
-    fn append(
-        &self,
-        client: &mut Client,
-        publish: &Publish<'_>,
-        output: usize,
-        message: &Arc<Message>,
-    ) -> Published {
-        let scratch = &mut client.scratch;
-        let Some(output) = client.outputs.get(output) else {
-            return Published::Accepted;
-        };
-        let waiter = (publish.qos != QoS::AtMostOnce).then_some(&client.mailbox);
-        if !scratch.copies.is_empty() {
+    fn append(&self, client: &mut Client, publish: &Publish<'_>, held: Held) -> Published {
+        let Client {
+            scratch, mailbox, ..
+        } = client;
+        let output = &held.output;
+        let waiter = (publish.qos != QoS::AtMostOnce).then_some(&*mailbox);
+        if !held.copies.is_empty() {
             let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
             let appended = self
                 .store
-                .append(message, &scratch.copies, waiter, idle, losses);
+                .append(&held.message, &held.copies, waiter, idle, losses);
             lose(self, losses);
             if appended.is_err() {
                 if waiter.is_some() {
+                    client.held = Some(held);
                     return Published::HeldBack;
                 }
                 output.queue_full.increment(1);
@@ -362,55 +359,14 @@ impl Hub {
             }
         }
         output.received.increment(1);
-        if scratch.targets.is_empty() {
+        if held.targets == 0 {
             output.no_route.increment(1);
-        } else if scratch.targets.len() > scratch.copies.len() {
+        } else if held.targets > held.copies.len() {
             output.no_upstream.increment(1);
         }
+        scratch.copies = held.copies;
+        scratch.copies.clear();
         Published::Accepted
-    }
-
-    /// Requests of the dialect: twin GET is answered, the rest acknowledged and counted
-    /// (`DESIGN` §4).
-    fn request(&self, client: &mut Client, incoming: &Incoming<'_>) {
-        let id = &*client.label;
-        let (status, rid, payload) = match incoming {
-            Incoming::TwinGet { rid } => {
-                let labels = [("source", "edge_hub"), ("id", id)];
-                self.metrics
-                    .counter(observe::GET_TWIN, &labels)
-                    .increment(1);
-                (200, rid, self.twin(client))
-            }
-            Incoming::TwinPatchReported { rid } => {
-                self.count_not_served(id, "twin_patch");
-                // Node looks for the code in the body and ignores the topic's.
-                (501, rid, Bytes::from_static(TWIN_PATCH_REFUSED))
-            }
-            _ => {
-                self.count_not_served(id, "other");
-                tracing::debug!(id, "request acknowledged, not served by this version");
-                return;
-            }
-        };
-        if client.response_qos.is_none() || client.responses.len() >= RESPONSES_MAX {
-            self.count_dropped("no_response_subscription", id, "");
-            return;
-        }
-        let topic = topics::twin_response(status, rid, None);
-        client.responses.push_back(Response { topic, payload });
-    }
-
-    fn twin(&self, client: &Client) -> Bytes {
-        let mut desired = client
-            .identity()
-            .module_id()
-            .and_then(|module| client.routing.desired.get(module))
-            .cloned()
-            .unwrap_or_default();
-        desired.insert("$version".to_owned(), client.routing.generation.into());
-        let twin = serde_json::json!({ "desired": desired, "reported": { "$version": 1 } });
-        Bytes::from(twin.to_string())
     }
 
     /// Ends a batch of publishes: wakes the receivers and records the samples.
@@ -460,13 +416,6 @@ impl Hub {
     /// Counts a packet over the limit, which was never read whole.
     pub fn count_too_large(&self, client: &Client) {
         self.count_dropped("too_large", &client.label, "");
-    }
-
-    fn count_not_served(&self, id: &str, request: &str) {
-        let labels = [("id", id), ("request", request)];
-        self.metrics
-            .counter(observe::NOT_SERVED, &labels)
-            .increment(1);
     }
 
     /// The output as a label. Clients choose these names, so only those that a route takes get a

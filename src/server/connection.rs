@@ -18,7 +18,7 @@ use crate::limits;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
 };
-use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, FromClient, Publish};
+use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, FromClient, Publish, QoS};
 use crate::observe;
 use crate::session::{Close, Event, Session, Timing};
 
@@ -72,7 +72,8 @@ enum Turn {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// A connection whose transport is up; `pending` is its place among those not logged in.
+    /// A connection whose transport is up; `pending` is its place among those not logged in, and
+    /// the time for CONNECT counts from `since`, when it was accepted.
     pub fn new(
         io: S,
         hub: Arc<Hub>,
@@ -80,8 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         peer: Peer,
         mailbox: Arc<Mailbox>,
         pending: Pending,
+        since: Now,
     ) -> Self {
-        let now = clock.now();
         let limits = hub.limits();
         let timing = Timing {
             connect_ms: limits.connect_timeout_seconds * 1000,
@@ -89,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             ack_stall_ms: limits.ack_stall_seconds * 1000,
             window: limits.max_inflight,
         };
-        let session = Session::new(timing, now.ms);
+        let session = Session::new(timing, since.ms);
         let timer_ms = session.next_timeout().unwrap_or(u64::MAX);
         Self {
             timer: Box::pin(tokio::time::sleep_until(clock.instant(timer_ms))),
@@ -106,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             unflushed: false,
             timer_ms,
             expiry_ms: u64::MAX,
-            now,
+            now: since,
             packets: 0,
         }
     }
@@ -172,6 +173,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.write(cx)?;
             let has_room_again = was_full && self.session.output().len() < output_max;
             if matches!(read, Turn::Idle) && !has_room_again {
+                // What was delivered may have set a deadline.
+                self.check_timer(cx)?;
                 self.go_idle();
                 return Poll::Pending;
             }
@@ -300,10 +303,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Handles the complete packets of `bytes`, returns how many bytes are done with.
     fn handle(&mut self, bytes: &[u8]) -> Result<usize, Close> {
         let limits = self.hub.limits();
-        let packet_max = limits.max_message_bytes + limits::TOPIC_BYTES_MAX;
         let mut used = self.skip.min(bytes.len());
         self.skip -= used;
         while self.session.wants_packets() {
+            let packet_max = if self.session.is_active() {
+                limits.max_message_bytes + limits::TOPIC_BYTES_MAX
+            } else {
+                limits::CONNECT_BYTES_MAX
+            };
             let rest = bytes.get(used..).unwrap_or_default();
             match mqtt::decode_from_client(rest, packet_max) {
                 Ok(Some((packet, length))) => {
@@ -412,6 +419,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return Err(Close::Decode(error));
         };
+        if head.qos == QoS::ExactlyOnce {
+            return Err(Close::QosNotAvailable);
+        }
         if let Stage::In(client) = &self.stage {
             self.hub.count_too_large(client);
         }

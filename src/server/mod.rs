@@ -136,7 +136,8 @@ async fn plain(
     pending: Pending,
 ) {
     let Shared { hub, clock, .. } = shared;
-    Connection::new(socket, hub, clock, peer, mailbox, pending)
+    let since = clock.now();
+    Connection::new(socket, hub, clock, peer, mailbox, pending, since)
         .serve()
         .await;
 }
@@ -148,6 +149,7 @@ async fn secure(
     mailbox: Arc<Mailbox>,
     pending: Pending,
 ) {
+    let since = shared.clock.now();
     let deadline = Duration::from_secs(shared.hub.limits().connect_timeout_seconds);
     let handshake = tokio::select! {
         done = Box::pin(handshake(socket, &shared.tls)) => done,
@@ -169,9 +171,11 @@ async fn secure(
     };
     peer.certificate = certificate;
     let Shared { hub, clock, .. } = shared;
-    Box::new(Connection::new(stream, hub, clock, peer, mailbox, pending))
-        .serve()
-        .await;
+    Box::new(Connection::new(
+        stream, hub, clock, peer, mailbox, pending, since,
+    ))
+    .serve()
+    .await;
 }
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;

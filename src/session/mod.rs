@@ -317,6 +317,8 @@ impl<T> Session<T> {
     pub fn go_on(&mut self, now_ms: u64) {
         if self.held_back_ms.take().is_some() {
             self.received_ms = now_ms;
+            // Acknowledgements may have been waiting all the while; they are read only now.
+            self.acknowledged_ms = now_ms;
         }
     }
 

@@ -239,7 +239,7 @@ impl State {
         bytes
     }
 
-    /// Puts messages in flight back to the fronts of their lanes, in their order.
+    /// Puts messages in flight back to their places in their lanes.
     pub(super) fn release(&mut self, seqs: &[u64]) {
         let mut kept = VecDeque::new();
         while let Some(flight) = self.in_flight.pop_back() {
@@ -249,13 +249,20 @@ impl State {
             }
             let lane = self.lanes.get_mut(flight.delivery.priority.index());
             if let Some(lane) = lane {
-                lane.push_front(Entry {
-                    delivery: Delivery {
-                        redelivered: true,
-                        ..flight.delivery
+                let seq = flight.delivery.seq;
+                let place = lane.partition_point(|entry| entry.delivery.seq < seq);
+                let delivery = Delivery {
+                    redelivered: true,
+                    ..flight.delivery
+                };
+                let expires_ms = flight.expires_ms;
+                lane.insert(
+                    place,
+                    Entry {
+                        delivery,
+                        expires_ms,
                     },
-                    expires_ms: flight.expires_ms,
-                });
+                );
             }
         }
         self.in_flight = kept;
