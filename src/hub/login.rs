@@ -415,16 +415,9 @@ impl Hub {
         let Some(will) = client.will.take() else {
             return;
         };
-        let separator = match will.topic.rsplit_once("/events") {
-            Some((_, "" | "/")) => "",
-            _ => "&",
-        };
-        let slash = if will.topic.ends_with("/events") {
-            "/"
-        } else {
-            ""
-        };
-        let topic = format!("{}{slash}{separator}MessageType=Will", will.topic);
+        let topic = will.topic.strip_suffix('/').unwrap_or(&will.topic);
+        let separator = if topic.ends_with("/events") { '/' } else { '&' };
+        let topic = format!("{topic}{separator}MessageType=Will");
         let publish = Publish {
             dup: false,
             qos: QoS::AtMostOnce,

@@ -22,8 +22,8 @@ use connection::Connection;
 use pending::{Pending, PendingSet};
 use tls::SharedTls;
 
-use crate::config::{Listener, Transport};
-use crate::hub::{Hub, Peer};
+use crate::config::Listener;
+use crate::hub::{Hub, Now, Peer};
 use crate::identity::ClientCertificate;
 use crate::mailbox::{EVICTED, Mailbox};
 use crate::observe;
@@ -101,7 +101,8 @@ pub async fn accept(
 fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Shared) {
     let mailbox = Arc::new(Mailbox::default());
     let max = shared.hub.limits().max_pending_connections;
-    let pending = shared.pending.enter(&mailbox, max);
+    let since = shared.clock.now();
+    let pending = shared.pending.enter(&mailbox, max, since.ms);
     let peer = Peer {
         address,
         certificate: None,
@@ -111,14 +112,47 @@ fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Share
     if let Err(error) = prepare(&socket) {
         tracing::debug!(%error, "socket options");
     }
-    match settings.transport {
-        Transport::Tcp | Transport::Ws => {
-            tokio::spawn(plain(socket, shared, peer, mailbox, pending));
+    let encrypted = settings.transport.is_encrypted();
+    tokio::spawn(async move {
+        if !speaks(&socket, &shared, &mailbox).await {
+            return;
         }
-        Transport::Tls | Transport::Wss => {
-            tokio::spawn(secure(socket, shared, peer, mailbox, pending));
+        // Boxed: while it waits for the first bytes, a task is small.
+        if encrypted {
+            Box::pin(secure(socket, shared, peer, mailbox, pending, since)).await;
+        } else {
+            let Shared { hub, clock, .. } = shared;
+            let connection = Connection::new(socket, hub, clock, peer, mailbox, pending, since);
+            Box::pin(connection.serve()).await;
         }
-    }
+    });
+}
+
+/// Waits for the client's first bytes; a silent one costs no more than this.
+async fn speaks(socket: &TcpStream, shared: &Shared, mailbox: &Mailbox) -> bool {
+    let reason = tokio::select! {
+        readable = socket.readable() => match readable {
+            Ok(()) => return true,
+            Err(_) => "connection_lost",
+        },
+        () = tokio::time::sleep(connect_timeout(shared)) => "connect_timeout",
+        () = evicted(mailbox) => "evicted",
+    };
+    count_closed(shared, reason);
+    false
+}
+
+fn connect_timeout(shared: &Shared) -> Duration {
+    Duration::from_secs(shared.hub.limits().connect_timeout_seconds)
+}
+
+fn count_closed(shared: &Shared, reason: &str) {
+    let label = [("reason", reason)];
+    let counter = shared
+        .hub
+        .metrics()
+        .counter(observe::CONNECTIONS_CLOSED, &label);
+    counter.increment(1);
 }
 
 /// No delay for small packets, and dead peers without keep-alive are found by TCP.
@@ -128,29 +162,16 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-async fn plain(
-    socket: TcpStream,
-    shared: Shared,
-    peer: Peer,
-    mailbox: Arc<Mailbox>,
-    pending: Pending,
-) {
-    let Shared { hub, clock, .. } = shared;
-    let since = clock.now();
-    Connection::new(socket, hub, clock, peer, mailbox, pending, since)
-        .serve()
-        .await;
-}
-
 async fn secure(
     socket: TcpStream,
     shared: Shared,
     mut peer: Peer,
     mailbox: Arc<Mailbox>,
     pending: Pending,
+    since: Now,
 ) {
-    let since = shared.clock.now();
-    let deadline = Duration::from_secs(shared.hub.limits().connect_timeout_seconds);
+    let spent = Duration::from_millis(shared.clock.now().ms.saturating_sub(since.ms));
+    let deadline = connect_timeout(&shared).saturating_sub(spent);
     let handshake = tokio::select! {
         done = Box::pin(handshake(socket, &shared.tls)) => done,
         () = tokio::time::sleep(deadline) => Err("timeout".to_owned()),
@@ -159,23 +180,15 @@ async fn secure(
     let (stream, certificate) = match handshake {
         Ok(done) => done,
         Err(reason) => {
-            let label = [("reason", "tls_handshake")];
-            let counter = shared
-                .hub
-                .metrics()
-                .counter(observe::CONNECTIONS_CLOSED, &label);
-            counter.increment(1);
+            count_closed(&shared, "tls_handshake");
             tracing::debug!(address = %peer.address, reason, "TLS handshake failed");
             return;
         }
     };
     peer.certificate = certificate;
     let Shared { hub, clock, .. } = shared;
-    Box::new(Connection::new(
-        stream, hub, clock, peer, mailbox, pending, since,
-    ))
-    .serve()
-    .await;
+    let connection = Connection::new(stream, hub, clock, peer, mailbox, pending, since);
+    Box::pin(connection.serve()).await;
 }
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;

@@ -6,6 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mailbox::{EVICTED, Mailbox};
 
+/// For this long a connection stays, flood or not: enough for a handshake on a busy device.
+const GRACE_MS: u64 = 250;
+/// How far the set may outgrow its bound while all are within their grace.
+const OVERFLOW: usize = 2;
+
 /// All connections before login, by age.
 #[derive(Debug, Default, Clone)]
 pub struct PendingSet(Arc<Mutex<Entries>>);
@@ -13,7 +18,13 @@ pub struct PendingSet(Arc<Mutex<Entries>>);
 #[derive(Debug, Default)]
 struct Entries {
     next: u64,
-    by_age: BTreeMap<u64, Arc<Mailbox>>,
+    by_age: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    since_ms: u64,
+    mailbox: Arc<Mailbox>,
 }
 
 /// One connection's place; dropping it gives the place back.
@@ -24,14 +35,26 @@ pub struct Pending {
 }
 
 impl PendingSet {
-    /// Takes a place for a new connection; beyond `max` the oldest one is told to go.
+    /// Takes a place for a new connection; beyond `max` the oldest ones are told to go, once they
+    /// had their grace.
     #[must_use]
-    pub fn enter(&self, mailbox: &Arc<Mailbox>, max: usize) -> Pending {
+    pub fn enter(&self, mailbox: &Arc<Mailbox>, max: usize, now_ms: u64) -> Pending {
         let mut entries = self.lock();
         let number = entries.next;
         entries.next += 1;
-        entries.by_age.insert(number, Arc::clone(mailbox));
-        while entries.by_age.len() > max.max(1) {
+        let entry = Entry {
+            since_ms: now_ms,
+            mailbox: Arc::clone(mailbox),
+        };
+        entries.by_age.insert(number, entry);
+        let max = max.max(1);
+        loop {
+            let count = entries.by_age.len();
+            let oldest = entries.by_age.values().next();
+            let in_grace = oldest.is_some_and(|oldest| oldest.since_ms + GRACE_MS > now_ms);
+            if count <= max || (in_grace && count <= max * OVERFLOW) {
+                break;
+            }
             Self::evict(&mut entries);
         }
         Pending {
@@ -49,7 +72,7 @@ impl PendingSet {
         let Some((_, oldest)) = entries.by_age.pop_first() else {
             return false;
         };
-        oldest.raise(EVICTED);
+        oldest.mailbox.raise(EVICTED);
         true
     }
 
@@ -74,10 +97,10 @@ mod tests {
     fn the_oldest_makes_room() {
         let set = PendingSet::default();
         let boxes: Vec<Arc<Mailbox>> = (0..3).map(|_| Arc::default()).collect();
-        let first = set.enter(&boxes[0], 2);
-        let second = set.enter(&boxes[1], 2);
+        let first = set.enter(&boxes[0], 2, 0);
+        let second = set.enter(&boxes[1], 2, 0);
         assert_eq!(boxes[0].take(Waker::noop()), 0);
-        let _third = set.enter(&boxes[2], 2);
+        let _third = set.enter(&boxes[2], 2, GRACE_MS);
         assert_eq!(boxes[0].take(Waker::noop()), EVICTED);
         drop(first);
         drop(second);
@@ -85,5 +108,17 @@ mod tests {
         assert_eq!(boxes[1].take(Waker::noop()), 0);
         assert_eq!(boxes[2].take(Waker::noop()), EVICTED);
         assert!(!set.evict_oldest());
+    }
+
+    #[test]
+    fn a_flood_evicts_nobody_within_their_grace_up_to_a_bound() {
+        let set = PendingSet::default();
+        let boxes: Vec<Arc<Mailbox>> = (0..=2 * OVERFLOW).map(|_| Arc::default()).collect();
+        let last = GRACE_MS - 1;
+        let enter = |mailbox| set.enter(mailbox, 2, last);
+        let mut places: Vec<_> = boxes[..2 * OVERFLOW].iter().map(enter).collect();
+        assert!(boxes.iter().all(|mailbox| mailbox.take(Waker::noop()) == 0));
+        places.push(set.enter(&boxes[2 * OVERFLOW], 2, last));
+        assert_eq!(boxes[0].take(Waker::noop()), EVICTED);
     }
 }

@@ -170,6 +170,10 @@ impl Store {
             self.used_bytes.fetch_sub(total, Ordering::AcqRel);
             if let Some(waiter) = waiter {
                 self.wait(waiter);
+                // What was freed before the waiter was there told nobody.
+                if self.used_bytes() + total <= bounds.max_bytes {
+                    waiter.raise(SPACE);
+                }
             }
             return Err(copies.first().map_or_else(
                 || Full {
