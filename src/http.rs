@@ -18,24 +18,23 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::hub::Hub;
+use crate::mailbox::Mailbox;
+use crate::server::{PendingSet, Shared, evicted};
 
-/// Connections served at a time; more wait in the listener's backlog.
-const CONNECTIONS_MAX: usize = 32;
+/// Connections at a time; the oldest makes room for the newest, so that slow ones block nobody.
+const CONNECTIONS_MAX: usize = 64;
 /// From the connection to a complete request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one answer to be read.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until `stop` changes, and answers `/ready` with 503 from then on for what is still open.
-pub async fn serve(listener: TcpListener, hub: Arc<Hub>, mut stop: watch::Receiver<bool>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub async fn serve(listener: TcpListener, shared: Shared, mut stop: watch::Receiver<bool>) {
+    let open = PendingSet::default();
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.changed() => return,
@@ -44,7 +43,9 @@ pub async fn serve(listener: TcpListener, hub: Arc<Hub>, mut stop: watch::Receiv
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (hub, stop) = (Arc::clone(&hub), stop.clone());
+        let (hub, stop) = (Arc::clone(&shared.hub), stop.clone());
+        let mailbox = Arc::new(Mailbox::default());
+        let place = open.enter(&mailbox, CONNECTIONS_MAX, shared.clock.now().ms);
         tokio::spawn(async move {
             let answer = service_fn(|request| {
                 let response = respond(&request, &hub, *stop.borrow());
@@ -54,10 +55,15 @@ pub async fn serve(listener: TcpListener, hub: Arc<Hub>, mut stop: watch::Receiv
                 .timer(TokioTimer::new())
                 .header_read_timeout(REQUEST_TIMEOUT)
                 .serve_connection(TokioIo::new(socket), answer);
-            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-                tracing::debug!(%error, "HTTP connection");
+            tokio::select! {
+                ended = tokio::time::timeout(CONNECTION_TIMEOUT, connection) => {
+                    if let Ok(Err(error)) = ended {
+                        tracing::debug!(%error, "HTTP connection");
+                    }
+                }
+                () = evicted(&mailbox) => {}
             }
-            drop(permit);
+            drop(place);
         });
     }
 }

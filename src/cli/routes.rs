@@ -42,8 +42,9 @@ pub(super) fn routes(command: &RoutesCommand) -> Result<(), Failure> {
 
 fn eval() -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
-    for line in io::stdin().lock().lines() {
+    for line in io::stdin().lock().split(b'\n') {
         let line = line?;
+        let line = String::from_utf8_lossy(&line);
         if line.trim().is_empty() {
             continue;
         }

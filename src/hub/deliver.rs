@@ -27,11 +27,12 @@ impl Hub {
         let output_max = self.limits().max_output_bytes;
         let mut idle_turns = 0;
         while idle_turns < client.inputs.len() {
-            if session.room() == 0 || session.output().len() >= output_max {
+            let room_bytes = output_max.saturating_sub(session.output().len());
+            if session.room() == 0 || room_bytes == 0 {
                 break;
             }
             client.next_input = (client.next_input + 1) % client.inputs.len();
-            let delivered = self.deliver_input(client, session, now);
+            let delivered = self.deliver_input(client, session, room_bytes, now);
             idle_turns = if delivered { 0 } else { idle_turns + 1 };
         }
         lose(self, &mut client.scratch.losses);
@@ -39,19 +40,25 @@ impl Hub {
     }
 
     /// One turn of one input; false if there was nothing.
-    fn deliver_input(&self, client: &mut Client, session: &mut Session<Token>, now: Now) -> bool {
+    fn deliver_input(
+        &self,
+        client: &mut Client,
+        session: &mut Session<Token>,
+        room_bytes: usize,
+        now: Now,
+    ) -> bool {
         let Some(input) = client.inputs.get_mut(client.next_input) else {
             return false;
         };
         if !input.pending {
             return false;
         }
-        let max = session.room().min(FETCH_MAX);
+        let room = (session.room().min(FETCH_MAX), room_bytes as u64);
         let scratch = &mut client.scratch;
         let (fetched, losses) = (&mut scratch.fetched, &mut scratch.losses);
         self.store
-            .fetch(&input.queue, &client.mailbox, max, now.ms, fetched, losses);
-        input.pending = fetched.len() == max;
+            .fetch(&input.queue, &client.mailbox, room, now.ms, fetched, losses);
+        input.pending = !fetched.is_empty();
         let qos = if input.qos == 0 {
             QoS::AtMostOnce
         } else {
@@ -201,6 +208,9 @@ impl Hub {
             .iter()
             .position(|known| known.filter == filter);
         let refused = refused.or_else(|| {
+            if filter.len() > self.limits().max_topic_bytes {
+                return Some("over max_topic_bytes".to_owned());
+            }
             let full = client.subscriptions.len() >= self.limits().max_subscriptions;
             (full && known.is_none()).then(|| "over max_subscriptions".to_owned())
         });

@@ -225,6 +225,7 @@ impl Hub {
         let mut ended = None;
         if login.clean {
             ended = slot.subscriptions.take();
+            slot.recorded = false;
         }
         let subscriptions = slot.subscriptions.clone().unwrap_or_default();
         drop(slot);
@@ -348,7 +349,12 @@ impl Hub {
             return 0;
         }
         if let Some(mut slot) = self.slots.get_mut(&client.identity) {
+            if slot.subscriptions.as_ref() == Some(&client.subscriptions) && slot.recorded {
+                // Nothing new; whatever is still on its way to the disk comes first.
+                return self.journal.newest();
+            }
             slot.subscriptions = Some(client.subscriptions.clone());
+            slot.recorded = true;
         }
         let id = client.identity.as_str();
         self.journal

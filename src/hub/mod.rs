@@ -67,6 +67,8 @@ struct Slot {
     waiting: Option<Arc<Mailbox>>,
     since_unix: u64,
     subscriptions: Option<Vec<Subscription>>,
+    /// Whether the journal has these subscriptions.
+    recorded: bool,
     parked: client::Parked,
     refused: VecDeque<(PacketId, String)>,
 }
@@ -106,6 +108,7 @@ impl Hub {
             if let Some(identity) = Identity::parse(&identity) {
                 let slot = Slot {
                     subscriptions: Some(subscriptions),
+                    recorded: true,
                     ..Slot::default()
                 };
                 slots.insert(identity, slot);

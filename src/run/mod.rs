@@ -6,6 +6,7 @@ mod watching;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,7 +285,7 @@ impl Running {
         })?;
         self.http = Some(address);
         let stopped = self.stop.subscribe();
-        tokio::spawn(http::serve(socket, Arc::clone(&self.hub), stopped));
+        tokio::spawn(http::serve(socket, self.shared.clone(), stopped));
         Ok(())
     }
 }
@@ -373,7 +374,12 @@ pub fn report(diagnostics: &[Diagnostic]) {
 
 /// One hub per data folder.
 fn lock(data: &Path) -> io::Result<std::fs::File> {
-    let file = std::fs::File::create(data.join("LOCK"))?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(data.join("LOCK"))?;
     file.try_lock().map_err(|_| {
         io::Error::new(
             io::ErrorKind::AddrInUse,

@@ -252,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Reads once and handles all packets that are complete.
     fn read(&mut self, cx: &mut Context<'_>, output_max: usize) -> Result<Turn, Close> {
-        if !self.session.wants_packets() || self.session.output().len() >= 2 * output_max {
+        if !self.session.wants_packets() || self.session.unread_answer_bytes() >= output_max {
             return Ok(Turn::Idle);
         }
         if !self.partial.is_empty() {

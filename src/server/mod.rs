@@ -19,7 +19,8 @@ use tokio_rustls::TlsAcceptor;
 
 pub use clock::Clock;
 use connection::Connection;
-use pending::{Pending, PendingSet};
+use pending::Pending;
+pub use pending::PendingSet;
 use tls::SharedTls;
 
 use crate::config::Listener;
@@ -210,7 +211,8 @@ async fn handshake(
     Ok((stream, certificate))
 }
 
-async fn evicted(mailbox: &Mailbox) {
+/// Waits until the connection is told to make room for a newer one.
+pub async fn evicted(mailbox: &Mailbox) {
     poll_fn(|cx| {
         if mailbox.take(cx.waker()) & EVICTED == 0 {
             Poll::Pending

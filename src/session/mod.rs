@@ -25,6 +25,9 @@ use crate::mqtt::{
     PublishParts, QoS, SubAckCode, Subscribe, Unsubscribe,
 };
 
+/// What an answer counts: PUBACK is the longest of those that come in numbers.
+const PUBACK_BYTES: usize = 4;
+
 /// The bounds and deadlines of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
@@ -109,6 +112,8 @@ pub struct Session<T> {
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
     output: Output,
+    /// Bytes of answers written since the output was last empty.
+    answer_bytes: usize,
 }
 
 impl<T> Session<T> {
@@ -127,6 +132,7 @@ impl<T> Session<T> {
             sender: Sender::new(timing.window),
             pending: VecDeque::new(),
             output: Output::default(),
+            answer_bytes: 0,
         }
     }
 
@@ -142,6 +148,15 @@ impl<T> Session<T> {
     pub fn wants_packets(&self) -> bool {
         matches!(self.phase, Phase::AwaitConnect { .. } | Phase::Active)
             && self.held_back_ms.is_none()
+    }
+
+    /// Bytes of acknowledgements and other answers that the client may not have taken yet. It is
+    /// these that a client can make more of by sending; deliveries have their own bound.
+    pub fn unread_answer_bytes(&mut self) -> usize {
+        if self.output.is_empty() {
+            self.answer_bytes = 0;
+        }
+        self.answer_bytes
     }
 
     /// The bytes to write.
@@ -227,6 +242,7 @@ impl<T> Session<T> {
 
     /// Sends PUBACK for a stored message.
     pub fn acknowledge(&mut self, packet_id: PacketId) {
+        self.answer_bytes += PUBACK_BYTES;
         mqtt::encode_puback(self.output.tail(), packet_id);
     }
 
@@ -401,6 +417,7 @@ impl<T> Session<T> {
     }
 
     fn encode(&mut self, packet: &FromServer<'_>) {
+        self.answer_bytes += PUBACK_BYTES;
         let written = mqtt::encode_from_server(packet, self.output.tail());
         debug_assert!(written.is_ok(), "{packet:?}: {written:?}");
     }

@@ -189,18 +189,18 @@ impl Store {
         Ok(seq)
     }
 
-    /// Takes up to `max` messages from a queue for delivery; `consumer` is woken when there are
-    /// new ones after this returned fewer.
+    /// Takes messages from a queue for delivery, up to so many and so many bytes (the last one may
+    /// go beyond). `consumer` is woken when there are new ones after this found the queue empty.
     pub fn fetch(
         &self,
         queue: &Queue,
         consumer: &Arc<Mailbox>,
-        max: usize,
+        room: (usize, u64),
         now_ms: u64,
         out: &mut Vec<Delivery>,
         losses: &mut Vec<Loss>,
     ) {
-        let freed = queue.lock().fetch(consumer, max, now_ms, out, losses);
+        let freed = queue.lock().fetch(consumer, room, now_ms, out, losses);
         self.free(queue, freed);
     }
 

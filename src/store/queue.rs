@@ -193,14 +193,13 @@ impl State {
     pub(super) fn fetch(
         &mut self,
         consumer: &Arc<Mailbox>,
-        max: usize,
+        (mut room, mut room_bytes): (usize, u64),
         now_ms: u64,
         out: &mut Vec<Delivery>,
         losses: &mut Vec<Loss>,
     ) -> u64 {
         let mut freed = 0;
-        let mut room = max;
-        while room > 0 {
+        while room > 0 && room_bytes > 0 {
             let Some(entry) = self.lanes.iter_mut().find_map(VecDeque::pop_front) else {
                 self.idle = Some(Arc::clone(consumer));
                 break;
@@ -209,6 +208,7 @@ impl State {
                 freed += self.lose(entry.delivery.message, LossReason::Expired, losses);
                 continue;
             }
+            let bytes = entry.delivery.message.bytes();
             out.push(entry.delivery.clone());
             self.in_flight.push_back(InFlight {
                 delivery: entry.delivery,
@@ -216,6 +216,7 @@ impl State {
                 acknowledged: false,
             });
             room -= 1;
+            room_bytes = room_bytes.saturating_sub(bytes);
         }
         freed
     }

@@ -70,8 +70,14 @@ impl Bench {
     fn fetch(&mut self, queue: &Queue, max: usize, now_ms: u64) -> Vec<Delivery> {
         let mut out = Vec::new();
         let losses = &mut self.losses;
-        self.store
-            .fetch(queue, &self.consumer, max, now_ms, &mut out, losses);
+        self.store.fetch(
+            queue,
+            &self.consumer,
+            (max, u64::MAX),
+            now_ms,
+            &mut out,
+            losses,
+        );
         out
     }
 }
