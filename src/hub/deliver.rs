@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client::{Client, Input, Sent, Token};
-use super::{Hub, Now, lose};
+use super::{Hub, Now, brief, lose};
 use crate::identity::policy;
 use crate::iothub::topics;
 use crate::mqtt::{QoS, SubAckCode, Subscribe, Unsubscribe};
@@ -215,8 +215,10 @@ impl Hub {
             (full && known.is_none()).then(|| "over max_subscriptions".to_owned())
         });
         if let Some(reason) = refused {
-            let id = client.identity().as_str();
-            tracing::warn!(id, filter, reason, "subscription refused");
+            if self.may_log() {
+                let (id, filter) = (client.identity().as_str(), brief(filter));
+                tracing::warn!(id, filter, reason, "subscription refused");
+            }
             let id = &*client.label;
             let counter = self
                 .metrics

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::client::{Client, Parked, Scratch, Token, Will};
-use super::{Hub, Now, Published, Slot};
+use super::{Hub, Now, Published, Slot, brief};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
 use crate::mailbox::{ATTACH, Mailbox, RECHECK, TAKEN_OVER};
@@ -89,7 +89,10 @@ impl Hub {
                     .counter(observe::CONNECT_FAILED, &labels)
                     .increment(1);
                 let delay_ms = self.failures.count(peer.address, claimed, now.ms);
-                tracing::warn!(client = claimed, address = %peer.address, reason, "{text}");
+                if self.may_log() {
+                    let client = brief(claimed);
+                    tracing::warn!(client, address = %peer.address, reason, "{text}");
+                }
                 Err(LoginRefused {
                     code,
                     delay_ms,
@@ -433,7 +436,7 @@ impl Hub {
             payload: &will.payload,
         };
         let published = self.publish(client, &publish, now);
-        let (id, topic) = (client.identity.as_str(), will.topic.as_str());
+        let (id, topic) = (client.identity.as_str(), brief(&will.topic));
         match published {
             Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),
             published => tracing::debug!(id, topic, ?published, "will published"),

@@ -7,6 +7,7 @@
 mod client;
 mod deliver;
 mod failures;
+mod log_budget;
 mod login;
 mod publish;
 mod requests;
@@ -15,12 +16,13 @@ mod status;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 pub use client::{Client, Token};
+pub use log_budget::brief;
 pub use login::{Attached, Login, LoginRefused, Peer};
 pub use publish::{Published, Refused};
 pub use routing::Routing;
@@ -88,6 +90,9 @@ pub struct Hub {
     output_labels: Mutex<HashSet<String>>,
     /// Before this time no other unrouted message is explained in the log.
     explained_ms: AtomicU64,
+    /// What of the files was refused while running, by kind; the old version is in force.
+    refused_files: Mutex<BTreeMap<&'static str, Vec<String>>>,
+    log_budget: log_budget::LogBudget,
     store: Store,
     journal: Journal,
     metrics: Arc<Metrics>,
@@ -127,6 +132,8 @@ impl Hub {
             failures: failures::Failures::default(),
             output_labels: Mutex::default(),
             explained_ms: AtomicU64::new(0),
+            refused_files: Mutex::default(),
+            log_budget: log_budget::LogBudget::default(),
             journal,
             metrics,
         }
@@ -182,6 +189,19 @@ impl Hub {
         changed
     }
 
+    /// Shows in the status that a changed file was refused, or with no errors that it is good.
+    pub fn set_refused(&self, what: &'static str, errors: &[String]) {
+        let mut refused = self
+            .refused_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if errors.is_empty() {
+            refused.remove(what);
+        } else {
+            refused.insert(what, errors.to_vec());
+        }
+    }
+
     /// The identities.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
@@ -214,6 +234,13 @@ impl Hub {
         let mut losses = Vec::new();
         self.store.sweep(now.ms, &mut losses);
         lose(self, &mut losses);
+        let suppressed = self.log_budget.refill();
+        if suppressed > 0 {
+            tracing::warn!(
+                suppressed,
+                "lines about refused clients left out; they are counted"
+            );
+        }
     }
 
     /// Brings the gauges up to date and renders all metrics as Prometheus text.
@@ -226,6 +253,12 @@ impl Hub {
             .map(|row| (row.endpoint, row.priority, row.messages));
         self.metrics.queues(lengths, self.store.used_bytes());
         self.metrics.render()
+    }
+
+    /// Whether a line about a refused client may go to the log now.
+    #[must_use]
+    pub fn may_log(&self) -> bool {
+        self.log_budget.take()
     }
 
     fn generation(&self) -> u64 {

@@ -1,5 +1,8 @@
 //! What `/status` shows.
 
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
 use serde::Serialize;
 
 use super::Hub;
@@ -23,6 +26,8 @@ struct Configuration {
     /// 200, or 400 where a route is bad (facts §5.2).
     code: u16,
     problems: Vec<String>,
+    /// Changed files that were refused while running; their old versions are in force.
+    refused: BTreeMap<&'static str, Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,16 +68,22 @@ impl Hub {
     #[must_use]
     pub fn status(&self) -> Status {
         let routing = self.routing();
+        let refused = self
+            .refused_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         Status {
             device_id: self.device_id().to_owned(),
             configuration: Configuration {
                 generation: routing.generation,
-                code: if routing.problems.is_empty() {
+                code: if routing.problems.is_empty() && refused.is_empty() {
                     200
                 } else {
                     400
                 },
                 problems: routing.problems.clone(),
+                refused,
             },
             clients: self.client_rows(),
             routes: routing

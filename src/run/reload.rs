@@ -134,11 +134,13 @@ impl Running {
 
     fn reloaded(&self, what: &'static str, path: &Path) {
         self.count_reload(what, "ok");
+        self.hub.set_refused(what, &[]);
         tracing::info!(what, file = %path.display(), "reloaded");
     }
 
     fn refused(&self, what: &'static str, path: &Path, errors: &[String]) {
         self.count_reload(what, "refused");
+        self.hub.set_refused(what, errors);
         for error in errors {
             tracing::error!(what, "{error}");
         }

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use super::clock::{Clock, expiry_check_ms};
 use super::pending::Pending;
 use super::socket;
-use crate::hub::{Attached, Client, Hub, Login, Now, Peer, Published, Token};
+use crate::hub::{Attached, Client, Hub, Login, Now, Peer, Published, Token, brief};
 use crate::limits;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
@@ -396,13 +396,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Stage::In(client) = &self.stage else {
             return Err(Close::PublishRefused(why));
         };
-        let (id, topic) = (client.identity().as_str(), publish.topic);
-        if self.hub.refused_before(client, publish) {
+        let again = self.hub.refused_before(client, publish);
+        if self.hub.may_log() {
+            let (id, topic) = (client.identity().as_str(), brief(publish.topic));
+            let what = if again {
+                "refused again and acknowledged"
+            } else {
+                "refused, connection closed"
+            };
+            tracing::warn!(id, topic, "publish {what}: {why}");
+        }
+        if again {
             self.hub.count_refused_again(client);
-            tracing::warn!(id, topic, "publish refused again and acknowledged: {why}");
             return Ok(());
         }
-        tracing::warn!(id, topic, "publish refused, connection closed: {why}");
         Err(Close::PublishRefused(why))
     }
 
