@@ -3,9 +3,7 @@
 
 mod common;
 
-use bytes::BytesMut;
-use edgehub::client::Client;
-use edgehub::mqtt::{PacketId, QoS, encode_subscribe};
+use edgehub::mqtt::QoS;
 
 use common::{Hub, Setup, inputs, message, output, publish};
 
@@ -15,15 +13,6 @@ const TAKEN: u64 = 7;
 
 fn queued(hub: &Hub) -> u64 {
     hub.status()["queues"][0]["messages"].as_u64().unwrap()
-}
-
-/// Subscribes without waiting: messages may come before the SUBACK.
-async fn subscribe(client: &mut Client) {
-    let mut packet = BytesMut::new();
-    let filter = inputs("b");
-    let filters = std::iter::once((filter.as_str(), QoS::AtLeastOnce));
-    encode_subscribe(&mut packet, PacketId::new(7).unwrap(), filters).unwrap();
-    client.send_bytes(&packet).await.unwrap();
 }
 
 #[tokio::test]
@@ -36,7 +25,7 @@ async fn acknowledgements_count_while_the_hub_has_more_to_write() {
         publish(&mut a, &output("a", "out", ""), &body).await;
     }
     let mut b = hub.connect("edge-1/b").await;
-    subscribe(&mut b).await;
+    b.subscribe(&inputs("b")).await.unwrap();
     for _ in 0..TAKEN {
         message(&mut b).await;
     }
@@ -63,7 +52,7 @@ async fn a_receiver_may_send_while_much_waits_for_it() {
     }
     let mut b = hub.connect("edge-1/b").await;
     // Answers come behind a megabyte or more; writing must not wait for reading.
-    subscribe(&mut b).await;
+    b.subscribe(&inputs("b")).await.unwrap();
     let topic = output("b", "own", "");
     for _ in 0..MESSAGES {
         b.publish(&topic, QoS::AtLeastOnce, &body).await.unwrap();

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BINARY, edgehub, replace};
+use common::{BINARY, Setup, edgehub, inputs, message, output, publish, replace};
 use serde_json::{Value, json};
 
 const TABLE: &str = include_str!("routes_table.jsonl");
@@ -412,4 +412,45 @@ fn explain_says_which_route_and_priority_win() {
         "{text}"
     );
     assert_eq!(text.matches("wins").count(), 1, "{text}");
+}
+
+const KEPT: &str = r#""kept":"FROM /messages/modules/a/outputs/x INTO BrokeredEndpoint(\"/modules/b/inputs/kept\")""#;
+const GONE: &str = r#""gone":"FROM /messages/modules/a/outputs/y INTO BrokeredEndpoint(\"/modules/b/inputs/gone\")""#;
+
+fn hits(hub: &common::Hub, route: &str) -> Option<u64> {
+    let status = hub.status();
+    let routes = status["routes"].as_array().unwrap().clone();
+    let found = routes.into_iter().find(|row| row["name"] == route)?;
+    found["hits"].as_u64()
+}
+
+#[tokio::test]
+async fn a_removed_routes_queue_waits_and_unchanged_routes_keep_their_counters() {
+    let both = format!("{{{KEPT},{GONE}}}");
+    let setup = Setup::new(&both, &["a", "b"]);
+    let hub = setup.start();
+    let mut a = hub.connect("edge-1/a").await;
+    publish(&mut a, &output("a", "y", ""), b"waits").await;
+    publish(&mut a, &output("a", "x", ""), b"first").await;
+    setup.write_manifest(&format!("{{{KEPT}}}"), &["a", "b"], 7200);
+    hub.until("the route is gone", |hub| hits(hub, "gone").is_none());
+    assert_eq!(hits(&hub, "kept"), Some(1));
+    let mut b = hub.connect("edge-1/b").await;
+    b.subscribe(&inputs("b")).await.unwrap();
+    assert_eq!(
+        message(&mut b).await,
+        ("kept".to_owned(), b"first".to_vec())
+    );
+    publish(&mut a, &output("a", "x", ""), b"second").await;
+    assert_eq!(
+        message(&mut b).await,
+        ("kept".to_owned(), b"second".to_vec())
+    );
+    setup.write_manifest(&both, &["a", "b"], 7200);
+    assert_eq!(
+        message(&mut b).await,
+        ("gone".to_owned(), b"waits".to_vec())
+    );
+    assert_eq!(hits(&hub, "kept"), Some(2));
+    assert_eq!(hits(&hub, "gone"), Some(0));
 }

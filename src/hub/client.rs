@@ -113,6 +113,8 @@ pub struct Client {
     pub(super) persistent: bool,
     pub(super) will: Option<Will>,
     pub(super) subscriptions: Vec<Subscription>,
+    /// Subscriptions were added that do not take effect yet.
+    pub(super) subscribed: bool,
     pub(super) routing: Arc<Routing>,
     pub(super) inputs: Vec<Input>,
     pub(super) next_input: usize,

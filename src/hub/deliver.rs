@@ -23,6 +23,10 @@ impl Hub {
         if client.routing.generation != self.generation() {
             self.take_routing(client);
         }
+        if client.subscribed && !session.awaits_disk() {
+            client.subscribed = false;
+            self.refresh_inputs(client);
+        }
         self.respond(client, session, now);
         let output_max = self.limits().max_output_bytes;
         let mut idle_turns = 0;
@@ -192,7 +196,8 @@ impl Hub {
             .collect();
         let version = self.keep_subscriptions(client);
         session.subscribed(subscribe.packet_id, codes, version);
-        self.refresh_inputs(client);
+        // It takes effect behind the SUBACK: few clients expect messages before it.
+        client.subscribed = true;
     }
 
     fn subscribe_one(&self, client: &mut Client, filter: &str, qos: QoS) -> SubAckCode {
@@ -272,19 +277,19 @@ impl Hub {
         if identity.device_id() != self.device_id() {
             return;
         }
-        let inputs = self
-            .store
-            .queues_of(module)
-            .into_iter()
-            .filter_map(|queue| {
-                let qos = topics::input_qos(&filters, &identity, queue.input())?;
-                Some(Input {
-                    topic_prefix: Bytes::from(topics::input_prefix(&identity, queue.input())),
-                    queue,
-                    qos,
-                    pending: true,
-                })
-            });
+        // A queue that no route leads to any more waits, until one does again or its messages
+        // expire (`DESIGN` §4).
+        let queues = client.routing.queues.iter().flatten();
+        let own = queues.filter(|queue| queue.is_of(module));
+        let inputs = own.filter_map(|queue| {
+            let qos = topics::input_qos(&filters, &identity, queue.input())?;
+            Some(Input {
+                topic_prefix: Bytes::from(topics::input_prefix(&identity, queue.input())),
+                queue: Arc::clone(queue),
+                qos,
+                pending: true,
+            })
+        });
         client.inputs = inputs.collect();
     }
 }

@@ -387,6 +387,7 @@ impl Hub {
             persistent: !login.clean,
             will: login.will.clone(),
             subscriptions,
+            subscribed: false,
             routing: self.routing(),
             inputs: Vec::new(),
             next_input: 0,

@@ -122,19 +122,6 @@ impl Store {
         )
     }
 
-    /// The queues of all inputs of a module.
-    #[must_use]
-    pub fn queues_of(&self, module: &str) -> Vec<Arc<Queue>> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        let mut of_module: Vec<_> = queues
-            .values()
-            .filter(|queue| matches!(queue.endpoint(), Endpoint::Input { module: m, .. } if &**m == module))
-            .cloned()
-            .collect();
-        of_module.sort_by(|a, b| a.endpoint().cmp(b.endpoint()));
-        of_module
-    }
-
     /// Appends one message to all its queues, or to none.
     ///
     /// `copies` are sorted by the caller in one order for all messages (the route table's), which

@@ -57,6 +57,12 @@ impl Queue {
         &self.endpoint
     }
 
+    /// Whether it is an input of a module.
+    #[must_use]
+    pub fn is_of(&self, module: &str) -> bool {
+        matches!(&self.endpoint, Endpoint::Input { module: own, .. } if &**own == module)
+    }
+
     /// The input's name; empty for upstream.
     #[must_use]
     pub fn input(&self) -> &str {
