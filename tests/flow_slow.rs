@@ -15,8 +15,8 @@ fn queued(hub: &Hub) -> u64 {
     hub.status()["queues"][0]["messages"].as_u64().unwrap()
 }
 
-#[tokio::test]
-async fn acknowledgements_count_while_the_hub_has_more_to_write() {
+/// A hub with large messages for b, which is away.
+async fn backlog() -> (Setup, Hub, Vec<u8>) {
     let setup = Setup::new(ROUTE, &["a", "b"]);
     let hub = setup.start();
     let mut a = hub.connect("edge-1/a").await;
@@ -24,6 +24,12 @@ async fn acknowledgements_count_while_the_hub_has_more_to_write() {
     for _ in 0..MESSAGES {
         publish(&mut a, &output("a", "out", ""), &body).await;
     }
+    (setup, hub, body)
+}
+
+#[tokio::test]
+async fn acknowledgements_count_while_the_hub_has_more_to_write() {
+    let (_setup, hub, body) = backlog().await;
     let mut b = hub.connect("edge-1/b").await;
     b.subscribe(&inputs("b")).await.unwrap();
     for _ in 0..TAKEN {
@@ -43,13 +49,7 @@ async fn acknowledgements_count_while_the_hub_has_more_to_write() {
 
 #[tokio::test]
 async fn a_receiver_may_send_while_much_waits_for_it() {
-    let setup = Setup::new(ROUTE, &["a", "b"]);
-    let hub = setup.start();
-    let mut a = hub.connect("edge-1/a").await;
-    let body = vec![b'x'; 1_000_000];
-    for _ in 0..MESSAGES {
-        publish(&mut a, &output("a", "out", ""), &body).await;
-    }
+    let (_setup, hub, body) = backlog().await;
     let mut b = hub.connect("edge-1/b").await;
     // Answers come behind a megabyte or more; writing must not wait for reading.
     b.subscribe(&inputs("b")).await.unwrap();

@@ -182,7 +182,7 @@ async fn half_open_sockets_that_are_all_kept_are_small() {
     let half = sockets(3_000) / 2;
     let (tcp, tls) = (scene.hub.tcp(), scene.hub.address("tls"));
     let mut after_kib = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..10 {
         let floods = [tcp, tls].map(|to| std::thread::spawn(move || half_open(to, half)));
         let open = floods.map(|flood| flood.join().unwrap());
         let grown = scene.memory_kib().saturating_sub(scene.idle_kib);
@@ -196,10 +196,11 @@ async fn half_open_sockets_that_are_all_kept_are_small() {
             .until("they are gone", |_| scene.files() <= scene.idle_files + 8);
         after_kib.push(scene.memory_kib());
     }
-    // What the allocator keeps of earlier waves is enough for later ones: nothing leaks.
-    let (early, late) = after_kib.split_at(4);
+    // What the allocator keeps of earlier waves is enough for later ones: nothing leaks. Threads
+    // share it out differently in each wave, by some MiB; a leak of 1 KiB a socket would be 15.
+    let (early, late) = after_kib.split_at(5);
     let (early, late) = (early.iter().max().unwrap(), late.iter().max().unwrap());
-    assert!(*late <= early + 4 * 1024, "{after_kib:?}");
+    assert!(*late <= early + 12 * 1024, "{after_kib:?}");
 }
 
 /// Sends bytes one at a time, for longer than the connect timeout, and returns how long the hub
