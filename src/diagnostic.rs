@@ -181,6 +181,12 @@ impl fmt::Display for Diagnostics {
     }
 }
 
+/// The lines that people read.
+#[must_use]
+pub fn texts(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(ToString::to_string).collect()
+}
+
 /// The candidate that a misspelt name most probably stands for: the nearest one, if at most a
 /// third of its characters differ.
 #[must_use]

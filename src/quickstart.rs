@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use crate::certs::Authority;
 use crate::client::{Client, ClientError, Hello, Packet, tls_config};
 use crate::config::Config;
+use crate::diagnostic::texts;
 use crate::files;
 use crate::identity::{Authentication, Identity};
 
@@ -77,10 +78,7 @@ level = "warn"
     );
     let path = dir.join("edgehub.toml");
     fs::write(&path, config).map_err(text)?;
-    let (config, _) = Config::load(&path).map_err(|diagnostics| {
-        let lines: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
-        lines.join("\n")
-    })?;
+    let (config, _) = Config::load(&path).map_err(|errors| texts(&errors).join("\n"))?;
     Ok(config)
 }
 

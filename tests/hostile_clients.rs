@@ -82,27 +82,13 @@ async fn a_receiver_that_takes_leave_amid_a_flood_gets_the_rest_later() {
     let mut next = 0;
     for round in 0..10 {
         while next < (round + 1) * 100 {
-            let got = wire::take(&mut b).await;
-            let number: usize = got.body.parse().unwrap();
-            assert!(
-                number == next || got.dup && number < next,
-                "{got:?}, not {next}"
-            );
-            next = next.max(number + 1);
-            b.acknowledge(got.id.unwrap()).await.unwrap();
+            next = take_next(&mut b, next).await;
         }
         b.disconnect().await.unwrap();
         b = hub.connect("edge-1/b").await;
     }
     while next < COUNT {
-        let got = wire::take(&mut b).await;
-        let number: usize = got.body.parse().unwrap();
-        assert!(
-            number == next || got.dup && number < next,
-            "{got:?}, not {next}"
-        );
-        next = next.max(number + 1);
-        b.acknowledge(got.id.unwrap()).await.unwrap();
+        next = take_next(&mut b, next).await;
     }
     flood.await.unwrap();
     wire::ping(&mut b).await;
@@ -341,4 +327,16 @@ async fn ever_new_topics_cost_no_memory_and_no_time() {
     }
     let after = memory_kib(&hub);
     assert!(after < before + 4 * 1024, "{before} KiB, then {after} KiB");
+}
+
+/// Takes the message that is due, or one that comes again; returns which one is due then.
+async fn take_next(client: &mut Client, next: usize) -> usize {
+    let got = wire::take(client).await;
+    let number: usize = got.body.parse().unwrap();
+    assert!(
+        number == next || got.dup && number < next,
+        "{got:?}, not {next}"
+    );
+    client.acknowledge(got.id.unwrap()).await.unwrap();
+    next.max(number + 1)
 }

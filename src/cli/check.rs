@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CHECK_FAILED, Failure, print};
 use crate::config::{Config, UpstreamKind};
-use crate::diagnostic::{Diagnostic, Position, Severity};
+use crate::diagnostic::{Diagnostic, Position, Severity, texts};
 use crate::files;
 use crate::limits::Limits;
 use crate::message::Endpoint;
@@ -83,8 +83,5 @@ fn check_manifest(path: &Path, routes_max: usize) -> (Vec<Diagnostic>, Option<Ro
 fn count(diagnostics: Vec<Diagnostic>) -> (Vec<String>, usize) {
     let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
     let errors = diagnostics.iter().filter(is_error).count();
-    (
-        diagnostics.iter().map(ToString::to_string).collect(),
-        errors,
-    )
+    (texts(&diagnostics), errors)
 }

@@ -190,7 +190,7 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, Failure> {
 fn load(path: &std::path::Path) -> Result<(Config, Vec<crate::diagnostic::Diagnostic>), Failure> {
     Config::load(path).map_err(|diagnostics| Failure {
         code: CONFIG,
-        lines: diagnostics.iter().map(ToString::to_string).collect(),
+        lines: crate::diagnostic::texts(&diagnostics),
     })
 }
 

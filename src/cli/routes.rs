@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{CHECK_FAILED, Failure, UNAVAILABLE, USAGE, print};
+use crate::diagnostic::texts;
 use crate::files;
 use crate::limits::Limits;
 use crate::routes::line::{self, MessageLine};
@@ -58,18 +59,12 @@ fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let message: MessageLine = serde_json::from_str(&args.message)
         .map_err(|error| Failure::new(USAGE, format!("--message: {error}")))?;
     let message = message.into_message();
-    let lines = |diagnostics: Vec<crate::diagnostic::Diagnostic>| {
-        diagnostics
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-    };
     let (_, table, diagnostics) = files::read_manifest(&args.manifest, Limits::DEFAULT.max_routes)
         .map_err(|errors| Failure {
             code: CHECK_FAILED,
-            lines: lines(errors),
+            lines: texts(&errors),
         })?;
-    for line in lines(diagnostics) {
+    for line in texts(&diagnostics) {
         // A bad route explains itself; the good ones are explained below.
         let _ = writeln!(io::stderr().lock(), "{line}");
     }

@@ -70,7 +70,7 @@ pub(super) struct Output {
     pub queue_full: Counter,
 }
 
-/// A message that found no room: routed once, appended when there is room.
+/// An accepted message with its copies: routed once, and kept here while there is no room.
 pub(super) struct Held {
     pub message: Arc<Message>,
     pub output: Arc<Output>,

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StoreConfig, Sync as SyncPolicy, WhenFull};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Severity, texts};
 use crate::files;
 use crate::http;
 use crate::hub::{Hub, Settings};
@@ -351,10 +351,6 @@ fn bounds(config: &Config) -> Bounds {
         endpoint_max_messages: usize::try_from(messages).unwrap_or(usize::MAX),
         drop_oldest: when_full == WhenFull::DropOldest,
     }
-}
-
-fn texts(diagnostics: &[Diagnostic]) -> Vec<String> {
-    diagnostics.iter().map(ToString::to_string).collect()
 }
 
 fn route_problems(diagnostics: &[Diagnostic]) -> Vec<String> {

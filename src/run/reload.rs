@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::watching::watched;
-use super::{Running, make_identities, report, route_problems, settings, texts};
+use super::{Running, make_identities, report, route_problems, settings};
 use crate::config::Config;
-use crate::diagnostic::Severity;
+use crate::diagnostic::{Severity, texts};
 use crate::files;
 use crate::observe;
 use crate::server::tls::TlsState;
@@ -87,6 +87,8 @@ impl Running {
 
     fn reload_manifest(&mut self) {
         let path = self.config.manifest.clone();
+        // One that is refused for its own sake is not read again before it changes.
+        self.manifest_pending = false;
         let (manifest, table, diagnostics) =
             match files::read_manifest(&path, self.config.limits.max_routes) {
                 Ok(read) => read,
@@ -97,7 +99,6 @@ impl Running {
             self.manifest_pending = true;
             return self.refused("manifest", &path, &errors);
         }
-        self.manifest_pending = false;
         let diff = self
             .hub
             .set_routes(table, &manifest, route_problems(&diagnostics));
