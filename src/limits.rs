@@ -39,6 +39,17 @@ pub const SEGMENT_OVERHEAD_BYTES: usize = 2 * 4 * KIB + 40 * KIB + TOPIC_BYTES_M
 /// Unit in which flash cards allocate: segments that are not a multiple of it wear the card.
 pub const SEGMENT_STEP_BYTES: u64 = 4 * MIB as u64;
 
+/// Bytes of one segment: what was asked for, but a small store has at least eight of them, as far
+/// as its largest message allows.
+#[must_use]
+pub fn segment_bytes(asked: u64, max_bytes: u64, message_bytes: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    asked
+        .min(max_bytes / 8)
+        .max((message_bytes + 16 * PAGE).min(asked))
+        .next_multiple_of(PAGE)
+}
+
 /// What `[limits]` may set. Every value has a default and a range ([`Ranges`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -321,6 +321,21 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// Reads what [`fmt::Display`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "$upstream" {
+            return Some(Self::Upstream);
+        }
+        let (module, input) = text.split_once('/')?;
+        Some(Self::Input {
+            module: module.into(),
+            input: input.into(),
+        })
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -381,6 +396,42 @@ pub struct Origin {
     pub sender: Identity,
     /// The output that the sender named.
     pub output: Option<Arc<str>>,
+    text: Box<str>,
+}
+
+impl Origin {
+    /// Between sender and output in [`Origin::text`]; MQTT texts do not contain it.
+    const SEPARATOR: char = '\0';
+
+    /// An origin; at most 65,535 bytes together, as everything in an MQTT topic.
+    #[must_use]
+    pub fn new(sender: Identity, output: Option<&str>) -> Self {
+        let text = match output {
+            Some(output) => format!("{sender}{}{output}", Self::SEPARATOR).into(),
+            None => sender.as_str().into(),
+        };
+        Self {
+            sender,
+            output: output.map(Arc::from),
+            text,
+        }
+    }
+
+    /// As one text, for the disk.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Reads that text; `None` where it names no sender.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (sender, output) = match text.split_once(Self::SEPARATOR) {
+            Some((sender, output)) => (sender, Some(output)),
+            None => (text, None),
+        };
+        Some(Self::new(Identity::parse(sender)?, output))
+    }
 }
 
 /// An accepted message as it is stored and delivered.

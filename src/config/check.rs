@@ -5,7 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::read::Unchecked;
 use super::reader::{Origin, Reader};
 use super::{Config, Listener, StoreConfig, Sync, Transport, UpstreamKind};
-use crate::limits::{SEGMENT_OVERHEAD_BYTES, SEGMENT_STEP_BYTES};
+use crate::limits::{self, SEGMENT_OVERHEAD_BYTES, SEGMENT_STEP_BYTES};
+
+/// Fewer segments than this keep no messages.
+const SEGMENTS_MIN: u64 = 3;
 
 /// Adds what follows from other keys, and complains about those that contradict each other.
 pub(super) fn config(reader: &mut Reader<'_>, unchecked: &mut Unchecked) {
@@ -48,12 +51,6 @@ fn not_available_yet(reader: &mut Reader<'_>, unchecked: &Unchecked) {
         let origin = reader.origin(&["authorization[0]", "authorization"]);
         let message = "plain topics are not available in this version".to_owned();
         let hint = "the section is checked and has no effect".to_owned();
-        reader.warning(&origin, message, Some(hint));
-    }
-    if config.store.sync != Sync::Memory && reader.is_sound(&["store.sync"]) {
-        let origin = reader.origin(&["store.sync", "store"]);
-        let message = "queues are in memory in this version: they end with the process".to_owned();
-        let hint = "`sync = \"memory\"` says so".to_owned();
         reader.warning(&origin, message, Some(hint));
     }
 }
@@ -178,13 +175,21 @@ fn store(reader: &mut Reader<'_>, config: &Config) {
 /// Sizes of which one has to hold another.
 fn sizes(reader: &mut Reader<'_>, config: &Config) {
     let (max_bytes, segment_bytes) = (config.store.max_bytes, config.store.segment_bytes);
+    let sync = config.store.sync;
     let message_bytes = config.limits.max_message_bytes as u64;
     let paths = ["store.max_bytes", "store.segment_bytes"];
-    if max_bytes < segment_bytes && reader.is_sound(&paths) {
+    let needed = SEGMENTS_MIN
+        * limits::segment_bytes(
+            segment_bytes,
+            max_bytes,
+            message_bytes + SEGMENT_OVERHEAD_BYTES as u64,
+        );
+    if sync != Sync::Memory && max_bytes < needed && reader.is_sound(&paths) {
         let origin = reader.origin(&paths);
-        let message =
-            format!("`max_bytes` ({max_bytes}) is less than `segment_bytes` ({segment_bytes})");
-        reader.error(&origin, message, None);
+        let message = format!("`max_bytes` ({max_bytes}) is less than the store needs: {needed}");
+        let hint = "one segment to write, one in reserve for acknowledgements, one to turn over; \
+                    lower `max_message_bytes` makes segments smaller";
+        reader.error(&origin, message, Some(hint.to_owned()));
     }
     let room = segment_bytes.saturating_sub(SEGMENT_OVERHEAD_BYTES as u64);
     let paths = ["limits.max_message_bytes", "store.segment_bytes"];

@@ -10,8 +10,8 @@ use super::routing::Routing;
 use crate::identity::{Credentials, Identity};
 use crate::mailbox::Mailbox;
 use crate::message::{Message, Origin, Priority, Properties, Target};
+use crate::mqtt::PacketId;
 use crate::observe::Runs;
-use crate::session::InFlight;
 use crate::store::journal::Subscription;
 use crate::store::{Copy, Delivery, Loss, Queue};
 
@@ -22,15 +22,28 @@ pub(super) const RESPONSES_MAX: usize = 64;
 /// How the hub knows a delivery again when the client acknowledges it.
 #[derive(Debug)]
 pub enum Token {
-    /// A queued message.
+    /// A queued message. It is on disk, so only what its acknowledgement needs is kept.
     Queued {
-        /// Its queue.
-        queue: Arc<Queue>,
-        /// What was fetched from it.
-        delivery: Delivery,
+        /// Its place in its queue.
+        place: Place,
+        /// Who sent it.
+        origin: Arc<Origin>,
+        /// When the hub took it, in milliseconds of the hub's clock.
+        received_ms: u64,
     },
     /// An answer to a request; nobody waits for its acknowledgement.
     Response,
+}
+
+/// Where a delivered message is queued.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its queue.
+    pub queue: Arc<Queue>,
+    /// Its lane.
+    pub priority: Priority,
+    /// Which one it is.
+    pub seq: u64,
 }
 
 /// An answer that waits to be sent.
@@ -95,10 +108,11 @@ pub struct Will {
     pub payload: Bytes,
 }
 
-/// What a persistent session leaves behind for the next connection, in memory.
+/// What a persistent session leaves behind for the next connection: which messages were in flight
+/// under which ids. The messages are back in their queues.
 #[derive(Debug, Default)]
 pub struct Parked {
-    pub(super) in_flight: VecDeque<InFlight<Token>>,
+    pub(super) in_flight: VecDeque<(PacketId, Place)>,
     pub(super) next_id: u16,
 }
 
@@ -121,6 +135,10 @@ pub struct Client {
     pub(super) outputs: Vec<Arc<Output>>,
     pub(super) held: Option<Held>,
     pub(super) parsed: Option<ParsedTopic>,
+    /// In flight to the previous connection, to be sent again before anything else.
+    pub(super) resumed: VecDeque<(PacketId, Place)>,
+    /// The newest message appended in this batch; 0: none.
+    pub(super) appended_seq: u64,
     pub(super) responses: VecDeque<Response>,
     pub(super) response_qos: Option<u8>,
     pub(super) sent: Vec<Sent>,
@@ -174,23 +192,22 @@ impl std::fmt::Debug for Client {
 
 impl Sent {
     pub(super) fn new(
-        message: &Message,
-        queue: &Arc<Queue>,
-        priority: Priority,
+        origin: &Arc<Origin>,
+        place: &Place,
         (counter, duration): (Counter, Histogram),
     ) -> Self {
         Self {
-            origin: Arc::clone(&message.origin),
-            queue: Arc::clone(queue),
-            priority,
+            origin: Arc::clone(origin),
+            queue: Arc::clone(&place.queue),
+            priority: place.priority,
             counter,
             duration: Runs::new(duration),
         }
     }
 
-    pub(super) fn is_of(&self, message: &Message, queue: &Arc<Queue>, priority: Priority) -> bool {
-        self.priority == priority
-            && Arc::ptr_eq(&self.origin, &message.origin)
-            && Arc::ptr_eq(&self.queue, queue)
+    pub(super) fn is_of(&self, origin: &Arc<Origin>, place: &Place) -> bool {
+        self.priority == place.priority
+            && Arc::ptr_eq(&self.origin, origin)
+            && Arc::ptr_eq(&self.queue, &place.queue)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::client::{Client, Input, Sent, Token};
+use super::client::{Client, Input, Place, Sent, Token};
 use super::{Hub, Now, brief, lose};
 use crate::identity::policy;
 use crate::iothub::topics;
@@ -12,6 +12,7 @@ use crate::mqtt::{QoS, SubAckCode, Subscribe, Unsubscribe};
 use crate::observe::{self, Delivered};
 use crate::session::{InFlight, Outgoing, Session};
 use crate::store::journal::Subscription;
+use crate::store::{Delivery, Queue};
 
 /// Messages fetched from a queue at a time: one lock for many, and other inputs get their turn.
 const FETCH_MAX: usize = 32;
@@ -27,8 +28,11 @@ impl Hub {
             client.subscribed = false;
             self.refresh_inputs(client);
         }
-        self.respond(client, session, now);
         let output_max = self.limits().max_output_bytes;
+        if !self.resume(client, session, output_max, now) {
+            return;
+        }
+        self.respond(client, session, now);
         let mut idle_turns = 0;
         while idle_turns < client.inputs.len() {
             let room_bytes = output_max.saturating_sub(session.output().len());
@@ -59,9 +63,10 @@ impl Hub {
         }
         let room = (session.room().min(FETCH_MAX), room_bytes as u64);
         let scratch = &mut client.scratch;
-        let (fetched, losses) = (&mut scratch.fetched, &mut scratch.losses);
+        let fetched = &mut scratch.fetched;
+        let into = (&mut *fetched, &mut scratch.losses);
         self.store
-            .fetch(&input.queue, &client.mailbox, room, now.ms, fetched, losses);
+            .fetch(&input.queue, &client.mailbox, room, now.ms, into);
         input.pending = !fetched.is_empty();
         let qos = if input.qos == 0 {
             QoS::AtMostOnce
@@ -71,7 +76,7 @@ impl Hub {
         let any = !fetched.is_empty();
         let mut done = Vec::new();
         for delivery in fetched.drain(..) {
-            let message = Arc::clone(&delivery.message);
+            let message = &delivery.message;
             let waited_ms = now.ms.saturating_sub(message.received_ms);
             client.process.add(waited_ms as f64 / 1000.0);
             let out = Outgoing {
@@ -79,8 +84,7 @@ impl Hub {
                 topic_suffix: &message.bag,
                 payload: &message.payload,
             };
-            let queue = Arc::clone(&input.queue);
-            let token = Token::Queued { queue, delivery };
+            let token = token(&input.queue, &delivery);
             done.extend(session.deliver(now.ms, qos, &out, token));
         }
         for token in done {
@@ -91,65 +95,83 @@ impl Hub {
 
     /// The client acknowledged a delivery, or none was asked of it.
     pub fn delivered(&self, client: &mut Client, token: Token, now: Now) {
-        let Token::Queued { queue, delivery } = token else {
+        let Token::Queued {
+            place,
+            origin,
+            received_ms,
+        } = token
+        else {
             return;
         };
-        self.store.acknowledge(&queue, delivery.seq);
-        let (message, priority) = (&delivery.message, delivery.priority);
+        self.store
+            .acknowledge(&place.queue, place.priority, place.seq);
         let known = client
             .sent
             .iter()
-            .position(|sent| sent.is_of(message, &queue, priority));
+            .position(|sent| sent.is_of(&origin, &place));
         let at = known.unwrap_or_else(|| {
             if client.sent.len() >= SENT_MAX {
                 client.sent.clear();
             }
-            let origin = &message.origin;
             let metrics = self.metrics.sent(Delivered {
                 from: &origin.sender,
                 output: self.output_label(origin.output.as_deref(), true),
-                to: queue.endpoint(),
+                to: place.queue.endpoint(),
                 device: self.device_id(),
-                priority,
+                priority: place.priority,
             });
-            client
-                .sent
-                .push(Sent::new(message, &queue, priority, metrics));
+            client.sent.push(Sent::new(&origin, &place, metrics));
             client.sent.len() - 1
         });
         if let Some(sent) = client.sent.get_mut(at) {
             sent.counter.increment(1);
-            let took_ms = now.ms.saturating_sub(message.received_ms);
+            let took_ms = now.ms.saturating_sub(received_ms);
             sent.duration.add(took_ms as f64 / 1000.0);
         }
     }
 
-    /// Sends messages of the previous connection again, or puts them back where the client no
-    /// longer subscribes.
-    pub(super) fn redeliver(
+    /// Sends messages of the previous connection again, in their order and under their old ids;
+    /// true once that is done. What the client no longer subscribes to stays queued.
+    fn resume(
         &self,
-        client: &Client,
+        client: &mut Client,
         session: &mut Session<Token>,
-        in_flight: InFlight<Token>,
-    ) {
-        let Token::Queued { queue, delivery } = &in_flight.token else {
-            return;
-        };
-        let input = client
-            .inputs
-            .iter()
-            .find(|input| Arc::ptr_eq(&input.queue, queue) && input.qos > 0);
-        let Some(input) = input else {
-            self.store.release(queue, &[delivery.seq]);
-            return;
-        };
-        let message = Arc::clone(&delivery.message);
-        let out = Outgoing {
-            topic_prefix: &input.topic_prefix,
-            topic_suffix: &message.bag,
-            payload: &message.payload,
-        };
-        session.redeliver(&out, in_flight);
+        output_max: usize,
+        now: Now,
+    ) -> bool {
+        while let Some((packet_id, place)) = client.resumed.front() {
+            if session.output().len() >= output_max {
+                return false;
+            }
+            let packet_id = *packet_id;
+            let input = client
+                .inputs
+                .iter()
+                .find(|input| Arc::ptr_eq(&input.queue, &place.queue) && input.qos > 0);
+            if let Some(input) = input {
+                let at = (place.priority, place.seq);
+                let fetched = self
+                    .store
+                    .fetch_one(&place.queue, &client.mailbox, at, now.ms);
+                match fetched {
+                    Ok(delivery) => {
+                        let message = &delivery.message;
+                        let out = Outgoing {
+                            topic_prefix: &input.topic_prefix,
+                            topic_suffix: &message.bag,
+                            payload: &message.payload,
+                        };
+                        let token = token(&place.queue, &delivery);
+                        session.redeliver(&out, InFlight { packet_id, token });
+                    }
+                    Err(true) => return false,
+                    // It expired, or the queue was purged.
+                    Err(false) => {}
+                }
+            }
+            client.resumed.pop_front();
+        }
+        true
     }
 
     fn respond(&self, client: &mut Client, session: &mut Session<Token>, now: Now) {
@@ -290,7 +312,25 @@ impl Hub {
                 pending: true,
             })
         });
-        client.inputs = inputs.collect();
+        let inputs: Vec<_> = inputs.collect();
+        for old in std::mem::replace(&mut client.inputs, inputs) {
+            let stays = |new: &Input| Arc::ptr_eq(&new.queue, &old.queue);
+            if !client.inputs.iter().any(stays) {
+                self.store.detach(&old.queue, &client.mailbox);
+            }
+        }
+    }
+}
+
+fn token(queue: &Arc<Queue>, delivery: &Delivery) -> Token {
+    Token::Queued {
+        place: Place {
+            queue: Arc::clone(queue),
+            priority: delivery.priority,
+            seq: delivery.seq,
+        },
+        origin: Arc::clone(&delivery.message.origin),
+        received_ms: delivery.message.received_ms,
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::client::{Client, Parked, Scratch, Token, Will};
+use super::client::{Client, Parked, Place, Scratch, Token, Will};
 use super::{Hub, Now, Published, Slot, brief};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
 use crate::mailbox::{ATTACH, Mailbox, RECHECK, TAKEN_OVER};
-use crate::mqtt::{Connect, ConnectReturnCode, Publish, QoS};
+use crate::mqtt::{Connect, ConnectReturnCode, PacketId, Publish, QoS};
 use crate::observe::{self, Runs};
-use crate::session::{Close, Session};
+use crate::session::{Close, InFlight, Session};
 use crate::store::journal::Subscription;
 
 /// A client that may come in.
@@ -238,7 +238,11 @@ impl Hub {
         }
         self.refresh_inputs(&mut client);
         session.accept(now.ms, present, login.keep_alive_seconds);
-        self.resume(&client, session, parked, login.clean);
+        session.handle_kept(self.store.kept());
+        if !login.clean {
+            session.continue_ids(parked.next_id);
+            client.resumed = parked.in_flight;
+        }
         self.metrics
             .counter(observe::CONNECT_SUCCESS, &[("id", &client.label)])
             .increment(1);
@@ -250,27 +254,16 @@ impl Hub {
         Attached::In(Box::new(client))
     }
 
-    fn resume(&self, client: &Client, session: &mut Session<Token>, parked: Parked, clean: bool) {
-        if clean {
-            self.release(parked.in_flight);
-            return;
-        }
-        session.continue_ids(parked.next_id);
-        for in_flight in parked.in_flight {
-            self.redeliver(client, session, in_flight);
-        }
-    }
-
     /// Takes a connection's place away: its will is published unless void, what is in flight waits
     /// for the next connection (persistent session) or goes back to its queue.
     pub fn detach(&self, mut client: Client, session: Session<Token>, close: &Close, now: Now) {
         self.publish_will(&mut client, now);
         self.end_of_batch(&mut client);
-        let (mut in_flight, next_id) = session.park();
-        in_flight.retain(|flight| matches!(flight.token, Token::Queued { .. }));
+        let (in_flight, next_id) = session.park();
+        let in_flight = self.release(&client, in_flight);
         let mut parked = Parked { in_flight, next_id };
         if !client.persistent {
-            self.release(std::mem::take(&mut parked.in_flight));
+            parked.in_flight.clear();
         }
         let id = client.identity.as_str();
         let labels = [("id", &*client.label)];
@@ -394,6 +387,8 @@ impl Hub {
             outputs: Vec::new(),
             held: None,
             parsed: None,
+            resumed: VecDeque::new(),
+            appended_seq: 0,
             responses: VecDeque::new(),
             response_qos: None,
             sent: Vec::new(),
@@ -444,24 +439,36 @@ impl Hub {
         }
     }
 
-    fn release(&self, in_flight: VecDeque<crate::session::InFlight<Token>>) {
-        // By queue, so that a queue is put in order once.
-        let mut by_queue: Vec<(Arc<crate::store::Queue>, Vec<u64>)> = Vec::new();
+    /// Puts what was in flight back into its queues; returns it with its ids, in its order.
+    fn release(
+        &self,
+        client: &Client,
+        in_flight: VecDeque<InFlight<Token>>,
+    ) -> VecDeque<(PacketId, Place)> {
+        // By lane, so that a lane is put in order once.
+        let mut by_lane: Vec<(Place, Vec<u64>)> = Vec::new();
+        let mut parked = VecDeque::new();
         for flight in in_flight {
-            let Token::Queued { queue, delivery } = flight.token else {
+            let Token::Queued { place, .. } = flight.token else {
                 continue;
             };
-            match by_queue
-                .iter_mut()
-                .find(|(known, _)| Arc::ptr_eq(known, &queue))
-            {
-                Some((_, seqs)) => seqs.push(delivery.seq),
-                None => by_queue.push((queue, vec![delivery.seq])),
+            let known = by_lane.iter_mut().find(|(known, _)| {
+                known.priority == place.priority && Arc::ptr_eq(&known.queue, &place.queue)
+            });
+            match known {
+                Some((_, seqs)) => seqs.push(place.seq),
+                None => by_lane.push((place.clone(), vec![place.seq])),
             }
+            parked.push_back((flight.packet_id, place));
         }
-        for (queue, seqs) in by_queue {
-            self.store.release(&queue, &seqs);
+        for (place, seqs) in by_lane {
+            self.store.release(&place.queue, place.priority, &seqs);
         }
+        for input in &client.inputs {
+            self.store.detach(&input.queue, &client.mailbox);
+        }
+        parked.extend(client.resumed.iter().cloned());
+        parked
     }
 
     fn count_connected(&self) {

@@ -45,6 +45,8 @@ pub struct Now {
     pub ms: u64,
     /// Seconds since 1970.
     pub unix: u64,
+    /// Milliseconds since 1970, by the system's clock as it is.
+    pub wall_ms: u64,
 }
 
 /// What the hub is told by the configuration; swapped whole at a reload.
@@ -93,7 +95,7 @@ pub struct Hub {
     /// What of the files was refused while running, by kind; the old version is in force.
     refused_files: Mutex<BTreeMap<&'static str, Vec<String>>>,
     log_budget: log_budget::LogBudget,
-    store: Store,
+    store: Arc<Store>,
     journal: Journal,
     metrics: Arc<Metrics>,
 }
@@ -104,6 +106,7 @@ impl Hub {
     pub fn new(
         settings: Settings,
         registry: Registry,
+        store: Arc<Store>,
         journal: Journal,
         sessions: BTreeMap<String, Vec<Subscription>>,
         metrics: Arc<Metrics>,
@@ -120,7 +123,7 @@ impl Hub {
             }
         }
         Self {
-            store: Store::new(settings.bounds),
+            store,
             device_id: settings.device_id.clone(),
             settings: ArcSwap::from_pointee(settings),
             registry: ArcSwap::from_pointee(registry),
@@ -232,7 +235,7 @@ impl Hub {
     /// Gives up what expired, and refreshes the gauges; called once a second.
     pub fn sweep(&self, now: Now) {
         let mut losses = Vec::new();
-        self.store.sweep(now.ms, &mut losses);
+        self.store.sweep((now.ms, now.wall_ms), &mut losses);
         lose(self, &mut losses);
         let suppressed = self.log_budget.refill();
         if suppressed > 0 {
@@ -241,6 +244,11 @@ impl Hub {
                 "lines about refused clients left out; they are counted"
             );
         }
+    }
+
+    /// Writes what the store still has to, and ends it in good order.
+    pub fn close_store(&self, now: Now) {
+        self.store.close(now.ms);
     }
 
     /// Brings the gauges up to date and renders all metrics as Prometheus text.
@@ -281,16 +289,22 @@ fn lose(hub: &Hub, losses: &mut Vec<Loss>) {
     if losses.is_empty() {
         return;
     }
-    let mut expired = 0_u64;
-    let all = losses.len();
+    let mut by_reason: BTreeMap<&'static str, usize> = BTreeMap::new();
     for loss in losses.drain(..) {
         let reason = match loss.reason {
             LossReason::Expired => "ttl_expiry",
             LossReason::DroppedOldest => "dropped_oldest",
+            LossReason::Damaged => "damaged",
+            LossReason::Purged => "purged",
         };
-        expired += u64::from(loss.reason == LossReason::Expired);
-        hub.count_message(reason, &loss.message);
+        hub.count_loss(reason, &loss);
+        *by_reason.entry(reason).or_default() += loss.messages;
+        if loss.reason == LossReason::Damaged {
+            let endpoint = loss.endpoint.map(|endpoint| endpoint.to_string());
+            let (first_seq, last_seq) = loss.seqs;
+            let messages = loss.messages;
+            tracing::error!(endpoint, first_seq, last_seq, messages, "damaged on disk");
+        }
     }
-    let dropped_oldest = all as u64 - expired;
-    tracing::warn!(expired, dropped_oldest, "messages given up");
+    tracing::warn!(?by_reason, "messages given up");
 }

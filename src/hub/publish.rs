@@ -15,7 +15,7 @@ use crate::message::{Message, Origin, Properties, Source, SystemProperty};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::routes::{View, explain};
-use crate::store::{self, Copy};
+use crate::store::{self, Append, Copy, Loss};
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
 const OUTPUTS_MAX: usize = 16;
@@ -30,8 +30,12 @@ const OUTPUT_LABELS_MAX: usize = 1000;
 /// What became of a publish.
 #[derive(Debug)]
 pub enum Published {
-    /// Stored for all its receivers, or of no concern to any: acknowledge.
-    Accepted,
+    /// Taken for all its receivers, or of no concern to any: acknowledge once everything up to
+    /// this seq is kept.
+    Accepted {
+        /// 0: at once.
+        seq: u64,
+    },
     /// No room now: try the same packet again when told so.
     HeldBack,
     /// Refused for good.
@@ -101,7 +105,7 @@ impl Hub {
         now: Now,
     ) -> Result<Published, Refused> {
         if let Some(held) = client.held.take() {
-            return Ok(self.append(client, publish, held));
+            return Ok(self.append(client, publish, held, now));
         }
         if client.routing.generation != self.generation() {
             self.take_routing(client);
@@ -109,17 +113,17 @@ impl Hub {
         if !same_topic(client, publish) {
             match self.authorize(client, publish)? {
                 Some(parsed) => client.parsed = Some(parsed),
-                None => return Ok(Published::Accepted),
+                None => return Ok(Published::Accepted { seq: 0 }),
             }
         }
         let Some(mut held) = self.accept(client, publish, now)? else {
-            return Ok(Published::Accepted);
+            return Ok(Published::Accepted { seq: 0 });
         };
-        self.route(client, &mut held, now);
+        self.route(client, &mut held);
         if held.targets == 0 {
             self.explain_unrouted(client, &held, now);
         }
-        Ok(self.append(client, publish, held))
+        Ok(self.append(client, publish, held, now))
     }
 
     /// The topic names what the client wants, and the policy says whether it may. Telemetry comes
@@ -220,10 +224,7 @@ impl Hub {
             no_route: dropped("no_route"),
             no_upstream: dropped("no_upstream"),
             queue_full: dropped("queue_full"),
-            origin: Arc::new(Origin {
-                output: name.map(Arc::from),
-                sender: sender.clone(),
-            }),
+            origin: Arc::new(Origin::new(sender.clone(), name)),
             source,
             candidates,
             received,
@@ -264,7 +265,7 @@ impl Hub {
     }
 
     /// Finds the message's endpoints and prepares one copy for each.
-    fn route(&self, client: &mut Client, held: &mut Held, now: Now) {
+    fn route(&self, client: &mut Client, held: &mut Held) {
         let Client {
             routing,
             parsed: Some(parsed),
@@ -293,7 +294,7 @@ impl Hub {
                 held.copies.push(Copy {
                     queue: Arc::clone(queue),
                     priority: target.priority,
-                    expires_ms: ttl_ms.map_or(u64::MAX, |ttl| now.ms.saturating_add(ttl)),
+                    ttl_ms,
                 });
             }
         }
@@ -337,25 +338,44 @@ impl Hub {
     }
 
     /// Appends to all queues or to none, and counts what nobody gets.
-    fn append(&self, client: &mut Client, publish: &Publish<'_>, held: Held) -> Published {
+    fn append(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+        held: Held,
+        now: Now,
+    ) -> Published {
         let Client {
             scratch, mailbox, ..
         } = client;
         let output = &held.output;
-        let waiter = (publish.qos != QoS::AtMostOnce).then_some(&*mailbox);
+        let is_patient = publish.qos != QoS::AtMostOnce;
+        let mut seq = 0;
         if !held.copies.is_empty() {
+            let append = Append {
+                message: &held.message,
+                copies: &held.copies,
+                waiter: mailbox,
+                is_patient,
+                now_ms: now.ms,
+            };
             let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
-            let appended = self
-                .store
-                .append(&held.message, &held.copies, waiter, idle, losses);
+            let appended = self.store.append(&append, idle, losses);
             lose(self, losses);
-            if appended.is_err() {
-                if waiter.is_some() {
+            match appended {
+                Ok(appended) => {
+                    client.appended_seq = appended;
+                    seq = appended;
+                }
+                // The writer needs a moment only: nothing is dropped for that.
+                Err(full) if is_patient || full.place == store::Place::Writer => {
                     client.held = Some(held);
                     return Published::HeldBack;
                 }
-                output.queue_full.increment(1);
-                return Published::Accepted;
+                Err(_) => {
+                    output.queue_full.increment(1);
+                    return Published::Accepted { seq: 0 };
+                }
             }
         }
         output.received.increment(1);
@@ -366,11 +386,14 @@ impl Hub {
         }
         scratch.copies = held.copies;
         scratch.copies.clear();
-        Published::Accepted
+        Published::Accepted { seq }
     }
 
-    /// Ends a batch of publishes: wakes the receivers and records the samples.
+    /// Ends a batch of publishes: has it written, wakes the receivers, records the samples.
     pub fn end_of_batch(&self, client: &mut Client) {
+        if std::mem::take(&mut client.appended_seq) > 0 {
+            self.store.flush();
+        }
         store::wake(&mut client.scratch.idle);
         client.sizes.flush();
         for sent in &mut client.sent {
@@ -378,10 +401,25 @@ impl Hub {
         }
     }
 
-    pub(super) fn count_message(&self, reason: &'static str, message: &Message) {
-        let origin = &message.origin;
-        let output = self.output_label(origin.output.as_deref(), true);
-        self.count_dropped(reason, origin.sender.as_str(), output);
+    /// Has the client told with `DURABLE` when everything up to `seq` is kept.
+    pub fn await_kept(&self, client: &Client, seq: u64) {
+        self.store.await_kept(seq, &client.mailbox);
+    }
+
+    /// Everything up to this seq is kept.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.store.kept()
+    }
+
+    /// Counts messages that the store gave up; who sent them is not always known.
+    pub(super) fn count_loss(&self, reason: &'static str, loss: &Loss) {
+        let origin = loss.origin.as_deref();
+        let output = origin.and_then(|origin| origin.output.as_deref());
+        let output = self.output_label(output, true);
+        let from = origin.map_or("unknown", |origin| origin.sender.as_str());
+        self.dropped(reason, from, output)
+            .increment(loss.messages as u64);
     }
 
     pub(super) fn count_dropped(&self, reason: &str, from: &str, output: &str) {

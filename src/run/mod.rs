@@ -1,5 +1,6 @@
 //! The hub in the foreground: read the files, bind, say who is there, wait, reload, drain.
 
+mod durable;
 mod reload;
 mod watching;
 
@@ -159,10 +160,20 @@ impl Running {
         let metrics = instance()
             .and_then(|id| Metrics::new(&config.iothub_hostname, &config.device_id, &id))
             .map_err(StartError::System)?;
-        let hub = Hub::new(settings(&config), read.registry, journal, sessions, metrics);
+        let clock = Clock::start();
+        let store = durable::open(&config, clock)?;
+        let registry = read.registry;
+        let hub = Hub::new(
+            settings(&config),
+            registry,
+            store,
+            journal,
+            sessions,
+            metrics,
+        );
         hub.set_routes(table, &manifest, route_problems(&diagnostics));
         let hub = Arc::new(hub);
-        let shared = Shared::new(Arc::clone(&hub), Clock::start(), read.tls);
+        let shared = Shared::new(Arc::clone(&hub), clock, read.tls);
         let (stop, _) = watch::channel(false);
         let mut running = Self {
             listeners: HashMap::new(),
@@ -255,6 +266,7 @@ impl Running {
                 "clients left after drain_timeout_seconds"
             );
         }
+        self.hub.close_store(self.shared.clock.now());
     }
 
     fn listen(&mut self) -> Result<(), StartError> {

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::hub::Now;
 
 /// The wall clock may be set: an expiry is compared with it at least this often.
 const EXPIRY_CHECK_MS: u64 = 60_000;
 
-/// The hub's clock; milliseconds count from its making.
+/// The hub's clock; milliseconds count from its making, and go on while the device sleeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    start: Instant,
+    start_ms: u64,
 }
 
 impl Clock {
@@ -18,17 +20,25 @@ impl Clock {
     #[must_use]
     pub fn start() -> Self {
         Self {
-            start: Instant::now(),
+            start_ms: boot_ms(),
         }
+    }
+
+    /// Milliseconds since its making.
+    #[must_use]
+    pub fn ms(&self) -> u64 {
+        boot_ms().saturating_sub(self.start_ms)
     }
 
     /// The time by both clocks.
     #[must_use]
     pub fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall_ms = unix.map_or(0, |since| since.as_millis() as u64);
         Now {
-            ms: self.start.elapsed().as_millis() as u64,
-            unix: unix.map_or(0, |since| since.as_secs()),
+            ms: self.ms(),
+            unix: wall_ms / 1000,
+            wall_ms,
         }
     }
 
@@ -36,9 +46,15 @@ impl Clock {
     #[must_use]
     pub fn instant(&self, ms: u64) -> tokio::time::Instant {
         const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-        let at = Duration::from_millis(ms).min(self.start.elapsed() + NEVER);
-        (self.start + at).into()
+        let in_ms = Duration::from_millis(ms.saturating_sub(self.ms())).min(NEVER);
+        (Instant::now() + in_ms).into()
     }
+}
+
+/// Milliseconds since the device started, asleep or awake.
+fn boot_ms() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 /// When to compare an expiry, in seconds since 1970, with the wall clock again.
@@ -59,6 +75,7 @@ mod tests {
         let now = Now {
             ms: 500,
             unix: 1_000,
+            wall_ms: 1_000_000,
         };
         assert_eq!(expiry_check_ms(None, now), u64::MAX);
         assert_eq!(expiry_check_ms(Some(1_004), now), 500 + 5_000);

@@ -43,6 +43,8 @@ pub struct Connection<S> {
     /// Bytes of a refused message that are still to come and to be thrown away.
     skip: usize,
     unflushed: bool,
+    /// The store knows that PUBACKs wait for it.
+    awaits_kept: bool,
     timer: Pin<Box<Sleep>>,
     timer_ms: u64,
     /// When to look at the credentials' expiry again.
@@ -105,6 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             partial: BytesMut::new(),
             skip: 0,
             unflushed: false,
+            awaits_kept: false,
             timer_ms,
             expiry_ms: u64::MAX,
             now: since,
@@ -167,6 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let read = self.read(cx, output_max)?;
             if let Stage::In(client) = &mut self.stage {
                 self.hub.end_of_batch(client);
+                if let (false, Some(seq)) = (self.awaits_kept, self.session.unkept_seq()) {
+                    self.awaits_kept = true;
+                    self.hub.await_kept(client, seq);
+                }
                 self.hub.deliver(client, &mut self.session, self.now);
             }
             let was_full = self.session.output().len() >= output_max;
@@ -212,7 +219,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.hub.deliveries_waiting(client);
             }
             if mail & DURABLE != 0 {
+                self.awaits_kept = false;
                 self.session.handle_durable(self.hub.durable());
+                self.session.handle_kept(self.hub.kept());
             }
         }
         if mail & SPACE != 0 {
@@ -377,8 +386,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(true);
         };
         let now = self.now;
+        let mut kept_at = 0;
         match self.hub.publish(client, publish, now) {
-            Published::Accepted => {}
+            Published::Accepted { seq } => kept_at = seq,
             Published::HeldBack => {
                 self.session.hold_back(now.ms);
                 return Ok(false);
@@ -386,7 +396,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Published::Refused(why) => self.refused(publish, why.to_string())?,
         }
         if let Some(packet_id) = publish.packet_id {
-            self.session.acknowledge(packet_id);
+            self.session.acknowledge(packet_id, kept_at);
         }
         Ok(true)
     }
@@ -442,7 +452,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.refused(&publish, error.to_string())?;
         if let Some(packet_id) = head.packet_id {
-            self.session.acknowledge(packet_id);
+            self.session.acknowledge(packet_id, 0);
         }
         Ok(true)
     }

@@ -48,7 +48,7 @@ pub enum Event<'a, T> {
     None,
     /// The client wants in: answer with [`Session::accept`] or [`Session::refuse`].
     Connect(Connect<'a>),
-    /// A message: store it, then [`Session::acknowledge`].
+    /// A message: append it, then [`Session::acknowledge`].
     Publish(Publish<'a>),
     /// Answer with [`Session::subscribed`].
     Subscribe(Subscribe<'a>),
@@ -111,6 +111,10 @@ pub struct Session<T> {
     held_back_ms: Option<u64>,
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
+    /// PUBACKs that wait for the disk, in the order of their messages (MQTT-4.6.0-2).
+    unkept: VecDeque<(u64, PacketId)>,
+    /// Everything up to this seq is kept.
+    kept_seq: u64,
     output: Output,
     /// Bytes of answers written since the output was last empty.
     answer_bytes: usize,
@@ -131,6 +135,8 @@ impl<T> Session<T> {
             held_back_ms: None,
             sender: Sender::new(timing.window),
             pending: VecDeque::new(),
+            unkept: VecDeque::new(),
+            kept_seq: 0,
             output: Output::default(),
             answer_bytes: 0,
         }
@@ -240,8 +246,31 @@ impl<T> Session<T> {
         };
     }
 
-    /// Sends PUBACK for a stored message.
-    pub fn acknowledge(&mut self, packet_id: PacketId) {
+    /// Sends PUBACK once everything up to `seq` is kept, and behind those before it.
+    pub fn acknowledge(&mut self, packet_id: PacketId, seq: u64) {
+        if seq > self.kept_seq || !self.unkept.is_empty() {
+            self.unkept.push_back((seq, packet_id));
+            return;
+        }
+        self.puback(packet_id);
+    }
+
+    /// Everything up to `seq` is kept.
+    pub fn handle_kept(&mut self, seq: u64) {
+        self.kept_seq = self.kept_seq.max(seq);
+        while let Some((_, packet_id)) = self.unkept.pop_front_if(|(seq, _)| *seq <= self.kept_seq)
+        {
+            self.puback(packet_id);
+        }
+    }
+
+    /// The oldest message whose PUBACK waits for the disk.
+    #[must_use]
+    pub fn unkept_seq(&self) -> Option<u64> {
+        self.unkept.front().map(|(seq, _)| *seq)
+    }
+
+    fn puback(&mut self, packet_id: PacketId) {
         self.answer_bytes += PUBACK_BYTES;
         mqtt::encode_puback(self.output.tail(), packet_id);
     }

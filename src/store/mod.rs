@@ -1,26 +1,62 @@
-//! Messages that wait for their receivers: one queue per endpoint, a lane per priority.
+//! Messages that wait for their receivers: one queue per endpoint, a lane per priority, on disk.
 //!
-//! In this version queues are in memory. The interface is the durable log's: a message is
-//! appended once with all its copies, a receiver fetches from its queue's cursor and acknowledges,
-//! and what was fetched but never acknowledged is released and delivered again. A sender is
-//! acknowledged once [`Store::append`] has returned.
+//! A message is appended once with all its copies: a frame of the log lists the lanes that it goes
+//! to, and lanes are only cursors. A receiver fetches from its queue and acknowledges; what was
+//! fetched but never acknowledged is released and delivered again. A sender is acknowledged once
+//! its message is kept, as the sync policy has it ([`Store::await_kept`]).
+//!
+//! Who does what:
+//! - those who append encode frames into the waiting batch ([`batch`], [`log`]);
+//! - the writer puts batches into segments and tells who waits ([`writer`]);
+//! - the keeper reads for receivers that fell behind, prepares and gives back segments ([`keeper`]);
+//! - [`recover`] finds it all again at start.
 //!
 //! Invariants:
 //! - a message is in every queue that it was appended to, or in none;
 //! - a queue delivers a lane in the order of appending, lower priority numbers first;
-//! - no queue exceeds its quota, and all together do not exceed `max_bytes`.
+//! - no queue exceeds its quota, and the files together do not exceed `max_bytes`;
+//! - memory does not grow with what waits, except with `sync = "memory"`, where there is no log.
 
+mod batch;
+pub mod clock;
+mod control;
+pub mod disk;
+pub mod frame;
+mod index;
 pub mod journal;
+mod keeper;
+mod lane;
+mod layout;
+mod log;
+mod open;
 mod queue;
+mod reader;
+mod record;
+mod recover;
+mod repack;
+mod scan;
+mod segment;
+mod threads;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
 
 use crate::mailbox::{Mailbox, SPACE};
-use crate::message::{Endpoint, Message, Priority};
+use crate::message::{Endpoint, Message, Origin, Priority};
+use clock::TrustedClock;
+use frame::{LANES_MAX, LaneRef};
+use log::Log;
+use queue::Cache;
 
+pub use log::{Counters, Options, SyncPolicy};
+pub use open::Opened;
 pub use queue::{Delivery, Queue, QueueStatus, wake};
+pub use threads::NowMs;
+pub use writer::Step;
 
 /// Why a queued message was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,21 +65,50 @@ pub enum LossReason {
     Expired,
     /// It made room for a newer one (`when_full = "drop-oldest"`).
     DroppedOldest,
+    /// It cannot be read from disk any more.
+    Damaged,
+    /// `edgehub store purge`.
+    Purged,
 }
 
-/// A queued message that was given up; counted and logged by the hub.
-#[derive(Debug)]
+/// Queued messages that were given up; counted and logged by the hub.
+#[derive(Debug, Clone)]
 pub struct Loss {
     /// Why.
     pub reason: LossReason,
-    /// The message.
-    pub message: Arc<Message>,
+    /// The first and the last seq.
+    pub seqs: (u64, u64),
+    /// How many.
+    pub messages: usize,
+    /// Who sent it, where that is known without reading.
+    pub origin: Option<Arc<Origin>>,
+    /// Whose queue they were in, where it is known.
+    pub endpoint: Option<Endpoint>,
+}
+
+impl Loss {
+    fn of(reason: LossReason, seq: u64, message: &Message) -> Self {
+        Self {
+            origin: Some(Arc::clone(&message.origin)),
+            ..Self::unread(reason, (seq, seq), 1)
+        }
+    }
+
+    fn unread(reason: LossReason, seqs: (u64, u64), messages: usize) -> Self {
+        Self {
+            reason,
+            seqs,
+            messages,
+            origin: None,
+            endpoint: None,
+        }
+    }
 }
 
 /// What the queues may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes of all queues together.
+    /// Bytes of all queues together, where they are in memory.
     pub max_bytes: u64,
     /// Bytes of one queue.
     pub endpoint_max_bytes: u64,
@@ -68,33 +133,71 @@ pub struct Copy {
     pub queue: Arc<Queue>,
     /// Its lane.
     pub priority: Priority,
-    /// When it expires, in milliseconds of the hub's clock; `u64::MAX` never.
-    pub expires_ms: u64,
+    /// How long it lives, in milliseconds; `None`: for ever.
+    pub ttl_ms: Option<u64>,
 }
 
-/// A queue or the store as a whole has no room.
+/// What had no room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A queue, which is at its quota.
+    Queue(Endpoint),
+    /// The store as a whole.
+    Store,
+    /// The writer has not taken the last batch yet; it will in a moment.
+    Writer,
+}
+
+/// There was no room for a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("queue {endpoint} is full")]
+#[error("no room: {place:?}")]
 pub struct Full {
-    /// The endpoint whose queue refused.
-    pub endpoint: Endpoint,
+    /// Where.
+    pub place: Place,
 }
 
-/// All queues.
+/// A message to append, and who appends it.
+#[derive(Debug)]
+pub struct Append<'a> {
+    /// The message.
+    pub message: &'a Arc<Message>,
+    /// Its copies, sorted in one order for all messages, which keeps the locks in one order.
+    pub copies: &'a [Copy],
+    /// Gets [`SPACE`] when it is worth trying again.
+    pub waiter: &'a Arc<Mailbox>,
+    /// Whether it waits for room. One that does not waits for the writer only.
+    pub is_patient: bool,
+    /// Milliseconds of the hub's clock.
+    pub now_ms: u64,
+}
+
+/// All queues, and the log below them.
 #[derive(Debug)]
 pub struct Store {
     bounds: RwLock<Bounds>,
     used_bytes: AtomicU64,
+    /// Without a log.
     next_seq: AtomicU64,
     queues: RwLock<HashMap<Endpoint, Arc<Queue>>>,
     has_waiters: AtomicBool,
     waiters: Mutex<Vec<Arc<Mailbox>>>,
+    clock: RwLock<TrustedClock>,
+    cache: Cache,
+    losses: Mutex<Vec<Loss>>,
+    log: Option<Box<Log>>,
+    /// What was found on disk for endpoints that have no queue yet.
+    unclaimed: Mutex<HashMap<u32, open::Found>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store in memory.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn memory(bounds: Bounds, (now_ms, wall_ms): (u64, u64)) -> Self {
+        Self::new(bounds, TrustedClock::new(now_ms, wall_ms, 1, None), None)
+    }
+
+    fn new(bounds: Bounds, clock: TrustedClock, log: Option<Box<Log>>) -> Self {
         Self {
             bounds: RwLock::new(bounds),
             used_bytes: AtomicU64::new(0),
@@ -102,6 +205,12 @@ impl Store {
             queues: RwLock::default(),
             has_waiters: AtomicBool::new(false),
             waiters: Mutex::default(),
+            clock: RwLock::new(clock),
+            cache: Cache::default(),
+            losses: Mutex::default(),
+            log,
+            unclaimed: Mutex::default(),
+            threads: Mutex::default(),
         }
     }
 
@@ -109,120 +218,252 @@ impl Store {
     pub fn set_bounds(&self, bounds: Bounds) {
         *self.bounds.write().unwrap_or_else(PoisonError::into_inner) = bounds;
         self.wake_waiters();
+        for queue in self.queues() {
+            queue.lock().wake_waiters(&bounds);
+        }
     }
 
     /// The queue of an endpoint, made at first use.
     #[must_use]
     pub fn queue(&self, endpoint: &Endpoint) -> Arc<Queue> {
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            queues
-                .entry(endpoint.clone())
-                .or_insert_with(|| Arc::new(Queue::new(endpoint.clone()))),
-        )
+        if let Some(queue) = queues.get(endpoint) {
+            return Arc::clone(queue);
+        }
+        let number = self.number(&queues, endpoint);
+        let queue = Arc::new(Queue::new(endpoint.clone(), number, self.log.is_none()));
+        self.claim(&queue);
+        queues.insert(endpoint.clone(), Arc::clone(&queue));
+        queue
     }
 
-    /// Appends one message to all its queues, or to none.
-    ///
-    /// `copies` are sorted by the caller in one order for all messages (the route table's), which
-    /// keeps the locks in one order. `idle` collects the receivers that must be woken; the caller
-    /// wakes them once its batch is done. Where there is no room, `waiter` is registered and gets
-    /// [`SPACE`] when it is worth trying again.
+    /// All queues.
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        queues.values().cloned().collect()
+    }
+
+    fn clock(&self) -> RwLockReadGuard<'_, TrustedClock> {
+        self.clock.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trusted_ms(&self, now_ms: u64) -> u64 {
+        self.clock().now_ms(now_ms)
+    }
+
+    /// Appends one message to all its queues, or to none. `idle` collects the receivers that must
+    /// be woken; the caller wakes them once its batch is done.
     ///
     /// # Errors
-    /// [`Full`] names the queue that had no room; nothing was appended.
+    /// [`Full`] names what had no room; nothing was appended.
     pub fn append(
         &self,
-        message: &Arc<Message>,
-        copies: &[Copy],
-        waiter: Option<&Arc<Mailbox>>,
+        append: &Append<'_>,
         idle: &mut Vec<Arc<Mailbox>>,
         losses: &mut Vec<Loss>,
     ) -> Result<u64, Full> {
         let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = message.bytes();
-        let mut locked = Vec::with_capacity(copies.len());
-        for copy in copies {
+        let bytes = append.message.bytes();
+        let mut locked = Vec::with_capacity(append.copies.len());
+        for copy in append.copies {
             let mut state = copy.queue.lock();
-            if !state.make_room(bytes, &bounds, &self.used_bytes, losses) {
-                if let Some(waiter) = waiter {
-                    state.wait(waiter);
+            if !self.make_room(copy, &mut state, bytes, &bounds, losses) {
+                if append.is_patient {
+                    state.wait(append.waiter);
                 }
                 return Err(copy.queue.full());
             }
             locked.push(state);
         }
-        let total = bytes * copies.len() as u64;
+        let clock = self.clock();
+        let expires = |copy: &Copy| {
+            copy.ttl_ms
+                .map_or(0, |ttl_ms| clock.expires_s(append.now_ms, ttl_ms))
+        };
+        let first_seq = match &self.log {
+            None => self.take_memory(append, bytes, &bounds)?,
+            Some(log) => take_log(log, append, &expires, clock.now_ms(append.now_ms))?,
+        };
+        for (at, (copy, state)) in append.copies.iter().zip(&mut locked).enumerate() {
+            let seq = first_seq + (at / LANES_MAX) as u64;
+            let place = (seq, copy.priority, expires(copy));
+            state.push(place, append.message, &self.cache, idle);
+        }
+        let frames = append.copies.len().div_ceil(LANES_MAX).max(1) as u64;
+        Ok(first_seq + frames - 1)
+    }
+
+    /// Room in a queue, after dropping the oldest where that is the policy.
+    fn make_room(
+        &self,
+        copy: &Copy,
+        state: &mut queue::State,
+        bytes: u64,
+        bounds: &Bounds,
+        losses: &mut Vec<Loss>,
+    ) -> bool {
+        let crowded = |store: &Self| {
+            let used = store.used_bytes.load(Ordering::Relaxed);
+            store.log.is_none() && bounds.drop_oldest && used + bytes > bounds.max_bytes
+        };
+        while !state.has_room(bytes, bounds) || crowded(self) {
+            let before = state.bytes;
+            let dropped = bounds
+                .drop_oldest
+                .then(|| state.drop_oldest(&self.cache))
+                .flatten();
+            let dropped = dropped.or_else(|| {
+                let log = self.log.as_ref().filter(|_| bounds.drop_oldest)?;
+                let wanted = (
+                    bounds.endpoint_max_bytes / 8,
+                    bounds.endpoint_max_messages / 8,
+                );
+                keeper::drop_from_disk(log, copy.queue.number, state, wanted)
+            });
+            let Some(mut loss) = dropped else {
+                return state.has_room(bytes, bounds);
+            };
+            if self.log.is_none() {
+                self.used_bytes
+                    .fetch_sub(before - state.bytes, Ordering::AcqRel);
+            }
+            loss.endpoint = Some(copy.queue.endpoint().clone());
+            losses.push(loss);
+            self.list(&copy.queue, state);
+        }
+        true
+    }
+
+    fn take_memory(&self, append: &Append<'_>, bytes: u64, bounds: &Bounds) -> Result<u64, Full> {
+        let total = bytes * append.copies.len() as u64;
         if self.used_bytes.fetch_add(total, Ordering::AcqRel) + total > bounds.max_bytes {
             self.used_bytes.fetch_sub(total, Ordering::AcqRel);
-            if let Some(waiter) = waiter {
-                self.wait(waiter);
+            if append.is_patient {
+                self.wait(append.waiter);
                 // What was freed before the waiter was there told nobody.
                 if self.used_bytes() + total <= bounds.max_bytes {
-                    waiter.raise(SPACE);
+                    append.waiter.raise(SPACE);
                 }
             }
-            return Err(copies.first().map_or_else(
-                || Full {
-                    endpoint: Endpoint::Upstream,
-                },
-                |copy| copy.queue.full(),
-            ));
+            let place = Place::Store;
+            return Err(Full { place });
         }
-        let seq = self.next_seq.fetch_add(1, Ordering::Relaxed);
-        for (copy, state) in copies.iter().zip(&mut locked) {
-            state.push(seq, message, copy, idle);
+        Ok(self.next_seq.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Asks to be told with [`crate::mailbox::DURABLE`] when everything up to `seq` is kept, and
+    /// has it written now.
+    pub fn await_kept(&self, seq: u64, waiter: &Arc<Mailbox>) {
+        if let Some(log) = &self.log {
+            log.await_kept(seq, waiter);
         }
-        Ok(seq)
+    }
+
+    /// Has what was appended written now; nobody waits for it.
+    pub fn flush(&self) {
+        if let Some(log) = &self.log {
+            log.wake_writer(log.front());
+        }
+    }
+
+    /// Everything up to this seq is kept.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.log.as_ref().map_or(u64::MAX, |log| log.kept())
     }
 
     /// Takes messages from a queue for delivery, up to so many and so many bytes (the last one may
-    /// go beyond). `consumer` is woken when there are new ones after this found the queue empty.
+    /// go beyond). `consumer` is woken when there are new ones after this found none.
     pub fn fetch(
         &self,
-        queue: &Queue,
+        queue: &Arc<Queue>,
         consumer: &Arc<Mailbox>,
         room: (usize, u64),
         now_ms: u64,
-        out: &mut Vec<Delivery>,
-        losses: &mut Vec<Loss>,
+        (out, losses): (&mut Vec<Delivery>, &mut Vec<Loss>),
     ) {
-        let freed = queue.lock().fetch(consumer, room, now_ms, out, losses);
+        let clock = self.clock();
+        let lost = losses.len();
+        let mut state = queue.lock();
+        let before = state.bytes;
+        let into = (&mut *out, &mut *losses);
+        let time = (&*clock, now_ms, self.kept());
+        let reads = state.fetch(consumer, room, time, &self.cache, into);
+        let freed = before - state.bytes;
+        self.read_on(queue, &mut state, reads);
+        if losses.len() > lost {
+            self.list(queue, &mut state);
+        }
+        drop(state);
+        drop(clock);
         self.free(queue, freed);
+    }
+
+    /// Takes one message for delivery again, by its seq: `Err(true)` if it has to be read from
+    /// disk first, after which `consumer` is woken; `Err(false)` if it is gone.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn fetch_one(
+        &self,
+        queue: &Arc<Queue>,
+        consumer: &Arc<Mailbox>,
+        place: (Priority, u64),
+        now_ms: u64,
+    ) -> Result<Delivery, bool> {
+        let clock = self.clock();
+        let mut state = queue.lock();
+        let fetched = state.fetch_one(consumer, place, (&clock, now_ms), &self.cache);
+        self.read_on(queue, &mut state, matches!(fetched, Err(true)));
+        fetched
+    }
+
+    fn read_on(&self, queue: &Arc<Queue>, state: &mut queue::State, reads: bool) {
+        if let Some(log) = self.log.as_ref().filter(|_| reads)
+            && !std::mem::replace(&mut state.is_wanted, true)
+        {
+            log.want(queue);
+        }
+    }
+
+    /// Puts a queue on the list of those whose cursors changed.
+    fn list(&self, queue: &Arc<Queue>, state: &mut queue::State) {
+        if let Some(log) = &self.log
+            && !std::mem::replace(&mut state.is_listed, true)
+        {
+            log.note_cursor(queue);
+        }
     }
 
     /// Removes a delivered message.
-    pub fn acknowledge(&self, queue: &Queue, seq: u64) {
-        let freed = queue.lock().acknowledge(seq);
-        self.free(queue, freed);
+    pub fn acknowledge(&self, queue: &Arc<Queue>, priority: Priority, seq: u64) {
+        let mut state = queue.lock();
+        let freed = state.acknowledge(priority, seq);
+        if freed.is_some() {
+            self.list(queue, &mut state);
+        }
+        drop(state);
+        self.free(queue, freed.unwrap_or(0));
     }
 
     /// Puts fetched messages back in their places; the next receiver gets them first.
-    pub fn release(&self, queue: &Queue, seqs: &[u64]) {
-        queue.lock().release(seqs);
+    pub fn release(&self, queue: &Queue, priority: Priority, seqs: &[u64]) {
+        queue.lock().release(priority, seqs, &self.cache);
     }
 
-    /// Gives up expired messages and forgets empty queues that nothing else refers to.
-    pub fn sweep(&self, now_ms: u64, losses: &mut Vec<Loss>) {
-        let queues: Vec<_> = {
-            let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-            queues.values().cloned().collect()
-        };
-        for queue in queues {
-            let freed = queue.lock().expire(now_ms, losses);
-            self.free(&queue, freed);
-        }
-        self.queues
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, queue| Arc::strong_count(queue) > 1 || !queue.is_empty());
+    /// A receiver has gone, or no longer reads from this queue.
+    pub fn detach(&self, queue: &Queue, consumer: &Arc<Mailbox>) {
+        queue.lock().detach(consumer, &self.cache);
     }
 
     /// What is queued, per endpoint and priority.
     #[must_use]
     pub fn status(&self) -> Vec<QueueStatus> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        let mut status: Vec<_> = queues.values().flat_map(|queue| queue.status()).collect();
+        let mut status: Vec<_> = self
+            .queues()
+            .iter()
+            .flat_map(|queue| queue.status())
+            .collect();
         status.sort_by(|a, b| (&a.endpoint, a.priority).cmp(&(&b.endpoint, b.priority)));
         status
     }
@@ -230,19 +471,41 @@ impl Store {
     /// Bytes of all queued messages.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.used_bytes.load(Ordering::Relaxed)
+        if self.log.is_none() {
+            return self.used_bytes.load(Ordering::Relaxed);
+        }
+        self.queues().iter().map(|queue| queue.lock().bytes).sum()
     }
 
     fn free(&self, queue: &Queue, freed: u64) {
         if freed == 0 {
             return;
         }
-        let used = self.used_bytes.fetch_sub(freed, Ordering::AcqRel) - freed;
         let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
         queue.lock().wake_waiters(&bounds);
+        if self.log.is_some() {
+            return;
+        }
+        let used = self.used_bytes.fetch_sub(freed, Ordering::AcqRel) - freed;
         if self.has_waiters.load(Ordering::Acquire) && used <= Bounds::low(bounds.max_bytes) {
             self.wake_waiters();
         }
+    }
+
+    /// Notes losses found by the log's own threads, until the hub asks for them.
+    fn lose(&self, queue: &Arc<Queue>, losses: Vec<Loss>) {
+        if losses.is_empty() {
+            return;
+        }
+        let mut state = queue.lock();
+        self.list(queue, &mut state);
+        let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
+        state.wake_waiters(&bounds);
+        drop(state);
+        lock(&self.losses).extend(losses.into_iter().map(|loss| Loss {
+            endpoint: Some(queue.endpoint().clone()),
+            ..loss
+        }));
     }
 
     fn wait(&self, waiter: &Arc<Mailbox>) {
@@ -264,9 +527,64 @@ impl Store {
     }
 }
 
+/// Encodes a message into the waiting batch; returns the seq of its first frame.
+fn take_log(
+    log: &Log,
+    append: &Append<'_>,
+    expires: &dyn Fn(&Copy) -> u32,
+    time_ms: u64,
+) -> Result<u64, Full> {
+    let message = append.message;
+    let body_crc = record::parts(message, &[], time_ms).body_crc();
+    let most = append.copies.len().min(LANES_MAX);
+    let mut lanes: smallvec::SmallVec<[LaneRef; 8]> = smallvec::SmallVec::with_capacity(most);
+    let mut front = log.front();
+    let frames = append.copies.len().div_ceil(LANES_MAX).max(1);
+    let frame = record::parts(message, &[], time_ms).frame_bytes() as u64;
+    let needs = frame * frames as u64 + writer::list_bytes(append.copies.len());
+    let is_large = front.batch.bytes() as u64 + needs > log::BATCH_BYTES_MAX as u64;
+    let is_long = front.batch.frames().len() >= log::BATCH_MESSAGES_MAX;
+    if !front.batch.is_empty() && (is_large || is_long) {
+        front.busy.push(Arc::clone(append.waiter));
+        log.wake_writer(front);
+        let place = Place::Writer;
+        return Err(Full { place });
+    }
+    if front.room < needs {
+        if append.is_patient {
+            let known = front
+                .full
+                .iter()
+                .any(|known| Arc::ptr_eq(known, append.waiter));
+            if !known {
+                front.full.push(Arc::clone(append.waiter));
+            }
+        }
+        drop(front);
+        log.wake_keeper();
+        let place = Place::Store;
+        return Err(Full { place });
+    }
+    front.room -= needs;
+    let first_seq = front.next_seq;
+    for some in append.copies.chunks(LANES_MAX) {
+        lanes.clear();
+        lanes.extend(some.iter().map(|copy| LaneRef {
+            lane: control::lane_number(copy.queue.number, copy.priority.index()),
+            expires_s: expires(copy),
+        }));
+        let parts = record::parts(message, &lanes, time_ms);
+        let seq = front.next_seq;
+        front.next_seq += 1;
+        let payload: &Bytes = &message.payload;
+        let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX);
+        front
+            .batch
+            .push(seq, &parts, body_crc, Some(payload), bytes);
+    }
+    Ok(first_seq)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,19 @@
-//! One endpoint's queue: a lane per priority, the messages in flight, and who waits for it.
+//! One endpoint's queue: a lane per priority, who reads from it, and who waits for room in it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Bounds, Copy, Full, Loss, LossReason, lock};
+use super::clock::TrustedClock;
+use super::lane::{InFlight, Lane, Read, Request, Waiting};
+use super::{Bounds, Full, Loss, LossReason, Place, lock};
 use crate::mailbox::{DELIVERY, Mailbox, SPACE};
 use crate::message::{Endpoint, Message, Priority};
+
+/// Acknowledged messages behind one that is not, beyond which nothing more is handed out: the
+/// cursor would not hold them.
+const ACKED_SPAN_MAX: usize = 1024;
+/// A lane with fewer messages in memory, and more on disk, is read on.
+const READY_MIN: usize = 256;
 
 /// A message handed out for delivery.
 #[derive(Debug, Clone)]
@@ -15,8 +22,6 @@ pub struct Delivery {
     pub seq: u64,
     /// The lane it came from.
     pub priority: Priority,
-    /// Whether it was handed out before.
-    pub redelivered: bool,
     /// The message.
     pub message: Arc<Message>,
 }
@@ -40,14 +45,20 @@ pub struct QueueStatus {
 #[derive(Debug)]
 pub struct Queue {
     endpoint: Endpoint,
+    /// The endpoint's number in the log.
+    pub(super) number: u32,
     state: Mutex<State>,
 }
 
 impl Queue {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, number: u32, keeps_messages: bool) -> Self {
         Self {
             endpoint,
-            state: Mutex::default(),
+            number,
+            state: Mutex::new(State {
+                keeps_messages,
+                ..State::default()
+            }),
         }
     }
 
@@ -78,7 +89,7 @@ impl Queue {
 
     pub(super) fn full(&self) -> Full {
         Full {
-            endpoint: self.endpoint.clone(),
+            place: Place::Queue(self.endpoint.clone()),
         }
     }
 
@@ -91,224 +102,448 @@ impl Queue {
         let mut rows = Vec::new();
         for (index, lane) in state.lanes.iter().enumerate() {
             let priority = Priority::new(index as u64).unwrap_or(Priority::DEFAULT);
-            let in_flight = state
-                .in_flight
-                .iter()
-                .filter(|flight| flight.delivery.priority == priority && !flight.acknowledged)
-                .count();
-            if lane.is_empty() && in_flight == 0 && priority != Priority::DEFAULT {
+            if lane.is_empty() && priority != Priority::DEFAULT {
                 continue;
             }
             rows.push(QueueStatus {
                 endpoint: self.endpoint.clone(),
                 priority,
-                messages: lane.len() + in_flight,
-                in_flight,
-                bytes: lane
-                    .iter()
-                    .map(|entry| entry.delivery.message.bytes())
-                    .sum(),
+                messages: lane.waiting() + lane.in_flight.len(),
+                in_flight: lane.in_flight.len(),
+                bytes: lane.waiting_bytes(),
             });
         }
         rows
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    delivery: Delivery,
-    expires_ms: u64,
+/// Memory for messages that are on disk too.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    used: AtomicU64,
 }
 
-#[derive(Debug)]
-struct InFlight {
-    delivery: Delivery,
-    expires_ms: u64,
-    acknowledged: bool,
+impl Cache {
+    /// All queues together: what is above it is read from disk.
+    const BYTES_MAX: u64 = 4 << 20;
+    /// One queue.
+    const QUEUE_BYTES_MAX: u64 = 1 << 20;
+
+    fn take(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn has_room(&self) -> bool {
+        self.used.load(Ordering::Relaxed) < Self::BYTES_MAX
+    }
 }
 
 /// What a queue's lock guards.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    lanes: [VecDeque<Entry>; Priority::COUNT],
-    in_flight: VecDeque<InFlight>,
-    messages: usize,
-    bytes: u64,
-    /// No entry expires before this; 0 makes the next sweep look.
-    next_expiry_ms: u64,
-    /// The receiver found the queue empty and wants to be woken.
-    idle: Option<Arc<Mailbox>>,
+    pub lanes: [Lane; Priority::COUNT],
+    pub messages: usize,
+    pub bytes: u64,
+    /// There is no disk: messages stay in memory until they are acknowledged.
+    keeps_messages: bool,
+    /// Bytes of this queue in the cache.
+    cached: u64,
+    /// No message in memory expires before this; 0 makes the next sweep look.
+    next_expiry_s: u32,
+    /// Who reads from it.
+    consumer: Option<Arc<Mailbox>>,
+    /// The reader found nothing and wants to be woken.
+    idle: bool,
     waiters: Vec<Arc<Mailbox>>,
+    /// The queue is on the list of those whose cursors changed.
+    pub is_listed: bool,
+    /// The queue is on the list of those that have to be read on.
+    pub is_wanted: bool,
 }
 
 impl State {
-    /// Whether a message of `bytes` fits, after dropping the oldest where that is the policy.
-    pub(super) fn make_room(
+    /// Whether a message of `bytes` fits.
+    pub fn has_room(&self, bytes: u64, bounds: &Bounds) -> bool {
+        self.bytes + bytes <= bounds.endpoint_max_bytes
+            && self.messages < bounds.endpoint_max_messages
+    }
+
+    /// Adds a new message; `idle` gets the reader that must be woken.
+    pub fn push(
         &mut self,
-        bytes: u64,
-        bounds: &Bounds,
-        used_bytes: &AtomicU64,
-        losses: &mut Vec<Loss>,
-    ) -> bool {
-        loop {
-            let fits = self.bytes + bytes <= bounds.endpoint_max_bytes
-                && self.messages < bounds.endpoint_max_messages;
-            let crowded =
-                used_bytes.load(Ordering::Relaxed) + bytes > bounds.max_bytes && bounds.drop_oldest;
-            if fits && !crowded {
-                return true;
-            }
-            let dropped = bounds.drop_oldest.then(|| self.drop_oldest()).flatten();
-            let Some(entry) = dropped else {
-                return fits;
-            };
-            used_bytes.fetch_sub(entry.delivery.message.bytes(), Ordering::AcqRel);
-            losses.push(Loss {
-                reason: LossReason::DroppedOldest,
-                message: entry.delivery.message,
-            });
+        (seq, priority, expires_s): (u64, Priority, u32),
+        message: &Arc<Message>,
+        cache: &Cache,
+        idle: &mut Vec<Arc<Mailbox>>,
+    ) {
+        let bytes = message.bytes();
+        let has_room = || self.cached + bytes <= Cache::QUEUE_BYTES_MAX && cache.has_room();
+        let cached = self.keeps_messages || (self.consumer.is_some() && has_room());
+        let Some(lane) = self.lanes.get_mut(priority.index()) else {
+            return;
+        };
+        if !cached {
+            let forgotten = lane.forget_tail();
+            self.cached -= forgotten;
+            cache.give_back(forgotten);
+        }
+        let waiting = Waiting {
+            seq,
+            expires_s,
+            message: Arc::clone(message),
+        };
+        if lane.push(waiting, cached) && !self.keeps_messages {
+            self.cached += bytes;
+            cache.take(bytes);
+        }
+        self.messages += 1;
+        self.bytes += bytes;
+        if expires_s != 0 {
+            self.next_expiry_s = self.next_expiry_s.min(expires_s);
+        }
+        if std::mem::take(&mut self.idle) {
+            idle.extend(self.consumer.clone());
         }
     }
 
-    pub(super) fn push(
-        &mut self,
-        seq: u64,
-        message: &Arc<Message>,
-        copy: &Copy,
-        idle: &mut Vec<Arc<Mailbox>>,
-    ) {
-        let Some(lane) = self.lanes.get_mut(copy.priority.index()) else {
-            return;
-        };
-        lane.push_back(Entry {
-            delivery: Delivery {
-                seq,
-                priority: copy.priority,
-                redelivered: false,
-                message: Arc::clone(message),
-            },
-            expires_ms: copy.expires_ms,
-        });
-        self.messages += 1;
-        self.bytes += message.bytes();
-        self.next_expiry_ms = self.next_expiry_ms.min(copy.expires_ms);
-        idle.extend(self.idle.take());
-    }
-
-    /// Moves messages into flight, most urgent lane first. Returns the bytes freed by expiry.
-    pub(super) fn fetch(
+    /// Moves messages into flight, most urgent lane first. True if the disk has to be read.
+    pub fn fetch(
         &mut self,
         consumer: &Arc<Mailbox>,
         (mut room, mut room_bytes): (usize, u64),
-        now_ms: u64,
-        out: &mut Vec<Delivery>,
-        losses: &mut Vec<Loss>,
-    ) -> u64 {
-        let mut freed = 0;
-        while room > 0 && room_bytes > 0 {
-            let Some(entry) = self.lanes.iter_mut().find_map(VecDeque::pop_front) else {
-                self.idle = Some(Arc::clone(consumer));
-                break;
-            };
-            if entry.expires_ms <= now_ms {
-                freed += self.lose(entry.delivery.message, LossReason::Expired, losses);
+        (clock, now_ms, kept): (&TrustedClock, u64, u64),
+        cache: &Cache,
+        (out, losses): (&mut Vec<Delivery>, &mut Vec<Loss>),
+    ) -> bool {
+        self.attach(consumer);
+        let mut given_back = 0;
+        let mut reads = false;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let priority = Priority::new(index as u64).unwrap_or(Priority::DEFAULT);
+            if lane.acked.len() >= ACKED_SPAN_MAX {
                 continue;
             }
-            let bytes = entry.delivery.message.bytes();
-            out.push(entry.delivery.clone());
-            self.in_flight.push_back(InFlight {
-                delivery: entry.delivery,
-                expires_ms: entry.expires_ms,
-                acknowledged: false,
-            });
-            room -= 1;
-            room_bytes = room_bytes.saturating_sub(bytes);
+            while room > 0 && room_bytes > 0 {
+                let Some(waiting) = lane.ready.pop_front() else {
+                    break;
+                };
+                let bytes = waiting.message.bytes();
+                given_back += bytes;
+                if clock.is_expired(now_ms, waiting.expires_s, waiting.seq) {
+                    self.messages -= 1;
+                    self.bytes -= bytes;
+                    lane.is_dirty = true;
+                    losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
+                    continue;
+                }
+                let message = Arc::clone(&waiting.message);
+                out.push(Delivery {
+                    seq: waiting.seq,
+                    priority,
+                    message,
+                });
+                let flight = InFlight {
+                    seq: waiting.seq,
+                    bytes,
+                    expires_s: waiting.expires_s,
+                    message: self.keeps_messages.then_some(waiting.message),
+                };
+                put(lane, flight);
+                room -= 1;
+                room_bytes = room_bytes.saturating_sub(bytes);
+            }
+            if lane.gap.is_some() && lane.ready.len() < READY_MIN {
+                reads = true;
+                let is_written = lane.gap.as_ref().is_some_and(|gap| gap.from <= kept);
+                if lane.ready.is_empty() && is_written {
+                    // Nothing less urgent before what the disk is read for.
+                    break;
+                }
+            }
+            if room == 0 || room_bytes == 0 {
+                break;
+            }
         }
-        freed
+        if !self.keeps_messages {
+            self.cached -= given_back;
+            cache.give_back(given_back);
+        }
+        self.idle = out.is_empty();
+        reads
+    }
+
+    /// Takes one message into flight, by its seq: `Err(true)` if the disk has to be read first,
+    /// `Err(false)` if it is gone.
+    pub fn fetch_one(
+        &mut self,
+        consumer: &Arc<Mailbox>,
+        (priority, seq): (Priority, u64),
+        (clock, now_ms): (&TrustedClock, u64),
+        cache: &Cache,
+    ) -> Result<Delivery, bool> {
+        self.attach(consumer);
+        let lane = self.lanes.get_mut(priority.index()).ok_or(false)?;
+        let found = lane.ready.binary_search_by_key(&seq, |waiting| waiting.seq);
+        let Some(waiting) = found.ok().and_then(|at| lane.ready.remove(at)) else {
+            let may_come = lane.gap.as_ref().is_some_and(|gap| gap.from <= seq);
+            self.idle |= may_come;
+            return Err(may_come && lane.awaits(seq));
+        };
+        let bytes = waiting.message.bytes();
+        if !self.keeps_messages {
+            self.cached -= bytes;
+            cache.give_back(bytes);
+        }
+        if clock.is_expired(now_ms, waiting.expires_s, seq) {
+            // Back to its place: the next sweep gives it up.
+            self.next_expiry_s = 0;
+            let place = lane.ready.partition_point(|other| other.seq < seq);
+            lane.ready.insert(place, waiting);
+            if !self.keeps_messages {
+                self.cached += bytes;
+                cache.take(bytes);
+            }
+            return Err(false);
+        }
+        let message = Arc::clone(&waiting.message);
+        let flight = InFlight {
+            seq,
+            bytes,
+            expires_s: waiting.expires_s,
+            message: self.keeps_messages.then_some(waiting.message),
+        };
+        put(lane, flight);
+        Ok(Delivery {
+            seq,
+            priority,
+            message,
+        })
     }
 
     /// Removes a message in flight; returns the bytes freed.
-    pub(super) fn acknowledge(&mut self, seq: u64) -> u64 {
-        let Some(flight) = self
-            .in_flight
-            .iter_mut()
-            .find(|flight| flight.delivery.seq == seq && !flight.acknowledged)
-        else {
-            return 0;
-        };
-        flight.acknowledged = true;
-        let bytes = flight.delivery.message.bytes();
-        while self.in_flight.front().is_some_and(|f| f.acknowledged) {
-            self.in_flight.pop_front();
-        }
+    pub fn acknowledge(&mut self, priority: Priority, seq: u64) -> Option<u64> {
+        let lane = self.lanes.get_mut(priority.index())?;
+        let bytes = lane.acknowledge(seq)?;
+        lane.is_dirty = true;
         self.messages -= 1;
         self.bytes -= bytes;
-        bytes
+        Some(bytes)
     }
 
-    /// Puts messages in flight back to their places in their lanes.
-    pub(super) fn release(&mut self, seqs: &[u64]) {
-        let mut kept = VecDeque::new();
-        while let Some(flight) = self.in_flight.pop_back() {
-            if flight.acknowledged || !seqs.contains(&flight.delivery.seq) {
-                kept.push_front(flight);
+    /// Puts messages in flight back to their places.
+    pub fn release(&mut self, priority: Priority, seqs: &[u64], cache: &Cache) {
+        if let Some(lane) = self.lanes.get_mut(priority.index()) {
+            let forgotten = lane.release(seqs);
+            self.forgotten(forgotten, cache);
+        }
+        self.next_expiry_s = 0;
+    }
+
+    /// The reader is here: what arrives may stay in memory for it.
+    fn attach(&mut self, consumer: &Arc<Mailbox>) {
+        let known = self.consumer.as_ref();
+        if !known.is_some_and(|known| Arc::ptr_eq(known, consumer)) {
+            self.consumer = Some(Arc::clone(consumer));
+        }
+    }
+
+    /// The reader has gone: nothing stays in memory that is on disk.
+    pub fn detach(&mut self, consumer: &Arc<Mailbox>, cache: &Cache) {
+        let known = self.consumer.as_ref();
+        if !known.is_some_and(|known| Arc::ptr_eq(known, consumer)) {
+            return;
+        }
+        self.consumer = None;
+        self.idle = false;
+        if !self.keeps_messages {
+            let forgotten = self.lanes.iter_mut().map(Lane::forget).sum();
+            self.forgotten(forgotten, cache);
+        }
+    }
+
+    fn forgotten(&mut self, bytes: u64, cache: &Cache) {
+        if !self.keeps_messages {
+            self.cached -= bytes;
+            cache.give_back(bytes);
+        }
+    }
+
+    /// The lane that has to be read on, if any: the most urgent that can be, as far as the log is
+    /// written, else one that cannot be yet.
+    pub fn wanted(&self, kept: u64) -> Option<(usize, Request)> {
+        self.consumer.as_ref()?;
+        let lanes = self.lanes.iter().enumerate();
+        let wanted = lanes.filter(|(_, lane)| lane.ready.len() < READY_MIN);
+        let mut wanted = wanted.filter_map(|(index, lane)| Some((index, lane.request()?)));
+        let first = wanted.next()?;
+        let mut all = std::iter::once(first).chain(wanted);
+        Some(all.find(|(_, request)| request.from <= kept).unwrap_or(first))
+    }
+
+    /// Takes what was read from disk for a lane, in the order of seqs. `next` is where to read on;
+    /// with `is_all`, nothing that was asked for is missing. Returns the reader to be woken.
+    pub fn refill(
+        &mut self,
+        (index, request): (usize, Request),
+        (read, next, is_all): (Vec<Read>, u64, bool),
+        (clock, now_ms): (&TrustedClock, u64),
+        cache: &Cache,
+        losses: &mut Vec<Loss>,
+    ) -> Option<Arc<Mailbox>> {
+        let lane = self.lanes.get_mut(index)?;
+        if lane.request().map(|now| now.epoch) != Some(request.epoch) {
+            return None;
+        }
+        let (mut messages, mut bytes, mut lost) = (0, 0, (0, 0));
+        for Read { entry, found } in read {
+            if !lane.awaits(entry.seq) {
                 continue;
             }
-            let lane = self.lanes.get_mut(flight.delivery.priority.index());
-            if let Some(lane) = lane {
-                let seq = flight.delivery.seq;
-                let place = lane.partition_point(|entry| entry.delivery.seq < seq);
-                let delivery = Delivery {
-                    redelivered: true,
-                    ..flight.delivery
-                };
-                let expires_ms = flight.expires_ms;
-                lane.insert(
-                    place,
-                    Entry {
-                        delivery,
-                        expires_ms,
-                    },
-                );
-            }
+            messages += 1;
+            bytes += entry.bytes;
+            let reason = match found {
+                None => LossReason::Damaged,
+                Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, entry.seq) => {
+                    losses.push(Loss::of(LossReason::Expired, entry.seq, &message));
+                    lost = (lost.0 + 1, lost.1 + entry.bytes);
+                    continue;
+                }
+                Some((expires_s, message)) => {
+                    cache.take(entry.bytes);
+                    self.cached += entry.bytes;
+                    if expires_s != 0 {
+                        self.next_expiry_s = self.next_expiry_s.min(expires_s);
+                    }
+                    let seq = entry.seq;
+                    lane.ready.push_back(Waiting {
+                        seq,
+                        expires_s,
+                        message,
+                    });
+                    continue;
+                }
+            };
+            losses.push(Loss::unread(reason, (entry.seq, entry.seq), 1));
+            lost = (lost.0 + 1, lost.1 + entry.bytes);
         }
-        self.in_flight = kept;
-        self.next_expiry_ms = 0;
+        lane.advance(next, messages, bytes);
+        if let Some(gap) = lane.gap.as_ref().filter(|_| is_all) {
+            // Counted, and nowhere to be found.
+            let rest = (gap.messages, gap.bytes);
+            losses.push(Loss::unread(
+                LossReason::Damaged,
+                (request.from, next),
+                rest.0,
+            ));
+            lost = (lost.0 + rest.0, lost.1 + rest.1);
+            lane.advance(next, rest.0, rest.1);
+        }
+        lane.is_dirty |= lost.0 > 0;
+        self.messages -= lost.0;
+        self.bytes -= lost.1.min(self.bytes);
+        let woken = !lane.ready.is_empty() || lane.gap.is_none();
+        (woken && std::mem::take(&mut self.idle))
+            .then(|| self.consumer.clone())
+            .flatten()
     }
 
-    /// Gives up what has expired; returns the bytes freed.
-    pub(super) fn expire(&mut self, now_ms: u64, losses: &mut Vec<Loss>) -> u64 {
-        if self.next_expiry_ms > now_ms {
+    /// Gives up messages in memory that have expired; returns the bytes freed.
+    pub fn expire(
+        &mut self,
+        (clock, now_ms): (&TrustedClock, u64),
+        cache: &Cache,
+        losses: &mut Vec<Loss>,
+    ) -> u64 {
+        if u64::from(self.next_expiry_s) * 1000 > clock.now_ms(now_ms) {
             return 0;
         }
-        let mut next = u64::MAX;
-        let mut expired = Vec::new();
+        let mut next = u32::MAX;
+        let mut freed = 0;
+        let before = losses.len();
         for lane in &mut self.lanes {
-            lane.retain(|entry| {
-                let alive = entry.expires_ms > now_ms;
-                if alive {
-                    next = next.min(entry.expires_ms);
-                } else {
-                    expired.push(Arc::clone(&entry.delivery.message));
-                }
-                alive
-            });
+            let lost = losses.len();
+            for part in [&mut lane.ready, &mut lane.tail] {
+                part.retain(|waiting| {
+                    let alive = !clock.is_expired(now_ms, waiting.expires_s, waiting.seq);
+                    if alive {
+                        let expires_s = waiting.expires_s;
+                        next = next.min(if expires_s == 0 { u32::MAX } else { expires_s });
+                    } else {
+                        freed += waiting.message.bytes();
+                        losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
+                    }
+                    alive
+                });
+            }
+            lane.is_dirty |= losses.len() > lost;
+            let oldest = lane.oldest();
+            lane.prune(oldest);
         }
-        self.next_expiry_ms = next;
-        expired
-            .into_iter()
-            .map(|message| self.lose(message, LossReason::Expired, losses))
-            .sum()
+        self.next_expiry_s = next;
+        self.messages -= losses.len() - before;
+        self.bytes -= freed;
+        self.forgotten(freed, cache);
+        freed
+    }
+
+    /// Gives up the oldest message in memory of the least urgent lane that has any message;
+    /// `None`: it is on disk, or there is none.
+    pub fn drop_oldest(&mut self, cache: &Cache) -> Option<Loss> {
+        let lane = self
+            .lanes
+            .iter_mut()
+            .rev()
+            .find(|lane| lane.waiting() > 0)?;
+        let waiting = lane.ready.pop_front()?;
+        lane.is_dirty = true;
+        let oldest = lane.oldest();
+        lane.prune(oldest);
+        let bytes = waiting.message.bytes();
+        self.messages -= 1;
+        self.bytes -= bytes;
+        self.forgotten(bytes, cache);
+        Some(Loss::of(
+            LossReason::DroppedOldest,
+            waiting.seq,
+            &waiting.message,
+        ))
+    }
+
+    /// Gives up everything that waits; returns how many messages.
+    pub fn purge(&mut self, cache: &Cache) -> usize {
+        let mut messages = 0;
+        let mut bytes = 0;
+        let mut cached = 0;
+        for lane in &mut self.lanes {
+            messages += lane.waiting();
+            bytes += lane.waiting_bytes();
+            let memory = lane.ready.drain(..).chain(lane.tail.drain(..));
+            cached += memory.map(|waiting| waiting.message.bytes()).sum::<u64>();
+            lane.gap = None;
+            lane.epoch += 1;
+            lane.is_dirty = true;
+            let oldest = lane.oldest();
+            lane.prune(oldest);
+        }
+        self.messages -= messages;
+        self.bytes -= bytes;
+        self.forgotten(cached, cache);
+        messages
     }
 
     /// Registers a held-back sender once, and forgets those whose connection has gone.
-    pub(super) fn wait(&mut self, waiter: &Arc<Mailbox>) {
+    pub fn wait(&mut self, waiter: &Arc<Mailbox>) {
         self.waiters
             .retain(|other| Arc::strong_count(other) > 1 && !Arc::ptr_eq(other, waiter));
         self.waiters.push(Arc::clone(waiter));
     }
 
-    pub(super) fn wake_waiters(&mut self, bounds: &Bounds) {
+    /// Tells held-back senders when there is room again.
+    pub fn wake_waiters(&mut self, bounds: &Bounds) {
         if self.waiters.is_empty()
             || self.bytes > Bounds::low(bounds.endpoint_max_bytes)
             || self.messages as u64 > Bounds::low(bounds.endpoint_max_messages as u64)
@@ -319,21 +554,16 @@ impl State {
             waiter.raise(SPACE);
         }
     }
+}
 
-    fn lose(&mut self, message: Arc<Message>, reason: LossReason, losses: &mut Vec<Loss>) -> u64 {
-        let bytes = message.bytes();
-        self.messages -= 1;
-        self.bytes -= bytes;
-        losses.push(Loss { reason, message });
-        bytes
-    }
-
-    fn drop_oldest(&mut self) -> Option<Entry> {
-        let entry = self.lanes.iter_mut().rev().find_map(VecDeque::pop_front)?;
-        self.messages -= 1;
-        self.bytes -= entry.delivery.message.bytes();
-        Some(entry)
-    }
+fn put(lane: &mut Lane, flight: InFlight) {
+    let place = match lane.in_flight.back() {
+        Some(last) if last.seq > flight.seq => lane
+            .in_flight
+            .partition_point(|other| other.seq < flight.seq),
+        _ => lane.in_flight.len(),
+    };
+    lane.in_flight.insert(place, flight);
 }
 
 /// Wakes receivers whose queues got messages.

@@ -1,0 +1,72 @@
+//! The store that the configuration asks for.
+
+use std::sync::Arc;
+
+use super::{StartError, bounds};
+use crate::config::{Config, Sync as SyncPolicy, WhenFull};
+use crate::files;
+use crate::limits::{SEGMENT_OVERHEAD_BYTES, segment_bytes};
+use crate::server::Clock;
+use crate::store::disk::RealDisk;
+use crate::store::{self, Options, Store};
+
+/// The folder of the store in `data_dir`.
+pub const STORE_DIR: &str = "store";
+
+/// Opens the store, or makes it, and starts its threads.
+pub(super) fn open(config: &Config, clock: Clock) -> Result<Arc<Store>, StartError> {
+    let now = clock.now();
+    let time = (now.ms, now.wall_ms);
+    let Some(options) = options(config) else {
+        return Ok(Arc::new(Store::memory(bounds(config), time)));
+    };
+    let dir = config.data_dir.join(STORE_DIR);
+    let at = |error: std::io::Error| StartError::System(format!("{}: {error}", dir.display()));
+    let disk = RealDisk::new(&dir).map_err(at)?;
+    let random = files::random().map(u64::from_le_bytes).map_err(at)?;
+    let (store, opened) =
+        Store::open(Arc::new(disk), options, bounds(config), random, time).map_err(at)?;
+    for remark in &opened.remarks {
+        tracing::warn!(remark, "store");
+    }
+    for lost in &opened.lost {
+        tracing::error!(
+            lost,
+            "acknowledged messages are lost: the disk no longer has them"
+        );
+    }
+    let messages = opened.messages;
+    if !opened.was_closed {
+        tracing::warn!(
+            messages,
+            "the store was not closed in good order; recovered"
+        );
+    } else if messages > 0 {
+        tracing::info!(messages, "messages wait in the store");
+    }
+    let store = Arc::new(store);
+    let now_ms: store::NowMs = Arc::new(move || clock.ms());
+    store.start(&now_ms).map_err(at)?;
+    Ok(store)
+}
+
+/// How the log writes; `None`: there is none.
+pub(super) fn options(config: &Config) -> Option<Options> {
+    let store = &config.store;
+    let sync = match store.sync {
+        SyncPolicy::Always => store::SyncPolicy::Always,
+        SyncPolicy::Interval { ms } => store::SyncPolicy::Interval { ms },
+        SyncPolicy::Os => store::SyncPolicy::Os,
+        SyncPolicy::Memory => return None,
+    };
+    let message_bytes = config.limits.max_message_bytes + SEGMENT_OVERHEAD_BYTES;
+    Some(Options {
+        sync,
+        max_syncs_per_second: store.max_syncs_per_second,
+        max_bytes: store.max_bytes,
+        min_free_bytes: store.min_free_bytes,
+        segment_bytes: segment_bytes(store.segment_bytes, store.max_bytes, message_bytes as u64),
+        message_bytes_max: message_bytes as u64,
+        drop_oldest: store.when_full == WhenFull::DropOldest,
+    })
+}

@@ -1,0 +1,534 @@
+//! Start: what is on the disk becomes what is in memory.
+//!
+//! It never fails because of what the files hold. What is damaged is skipped and reported; what
+//! was torn when the power went was never acknowledged, and is dropped. The frame after a gap
+//! tells the two apart: it says up to where the log was durable when it was written.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use super::clock::Saved;
+use super::control::{Control, Cursor};
+use super::disk::{Disk, DiskFile, PAGE_BYTES};
+use super::frame::{Kind, read_u64};
+use super::layout::{
+    FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
+    read_format, salt, segment_id, segment_path,
+};
+use super::segment::{Catalog, Scanned, Segment, scan};
+
+/// Begins the first page of a spare segment.
+pub const SPARE_MAGIC: &[u8; 8] = b"EHUBNEW\x01";
+/// Up to this much is read of `FORMAT`.
+const FORMAT_BYTES_MAX: usize = 256;
+
+/// The log's own notes, put together.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Names of endpoints by number.
+    pub endpoints: HashMap<u32, String>,
+    /// Cursors by lane.
+    pub cursors: HashMap<u32, Cursor>,
+    /// Segments that there should be.
+    pub segments: BTreeSet<u64>,
+    /// The trusted clock.
+    pub clock: Option<Saved>,
+    /// The last note says that the log was closed in good order.
+    pub closed: bool,
+}
+
+impl Notes {
+    fn apply(&mut self, control: Control) {
+        if control.checkpoint {
+            *self = Self::default();
+        }
+        self.closed = control.closed;
+        self.endpoints.extend(control.endpoints);
+        for cursor in control.cursors {
+            self.cursors.insert(cursor.lane, cursor);
+        }
+        self.segments.extend(control.segments);
+        for id in control.freed {
+            self.segments.remove(&id);
+        }
+        if control.clock.is_some() {
+            self.clock = control.clock;
+        }
+    }
+}
+
+/// Messages that were acknowledged and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// The first and the last seq.
+    pub seqs: (u64, u64),
+    /// The lanes, where they are known.
+    pub lanes: Vec<u32>,
+    /// The segment, or the one before the gap.
+    pub segment: u64,
+}
+
+/// A segment that takes frames again.
+#[derive(Debug)]
+pub struct Continued {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Its file.
+    pub file: Arc<dyn DiskFile>,
+    /// Frames in it.
+    pub frames: u64,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The store's id; `None`: an empty folder.
+    pub store_id: Option<u64>,
+    /// All segments with frames.
+    pub catalog: Catalog,
+    /// The one to go on with, after a clean end.
+    pub active: Option<Continued>,
+    /// Segments in `seg/` that were never used, with their sizes.
+    pub spares: Vec<(u64, u64)>,
+    /// Segments in `free/`, with their sizes.
+    pub free: Vec<(u64, u64)>,
+    /// Cursors and names.
+    pub notes: Notes,
+    /// The first seq that was never used.
+    pub next_seq: u64,
+    /// The first segment id that was never used.
+    pub next_segment: u64,
+    /// The newest segment and its last seq.
+    pub last: (u64, u64),
+    /// Segments that were given up: their files say so.
+    retired: BTreeSet<u64>,
+    /// The last seq of every segment.
+    last_seqs: HashMap<u64, u64>,
+    /// Acknowledged messages that are gone.
+    pub damaged: Vec<Damaged>,
+    /// What else was noticed.
+    pub remarks: Vec<String>,
+    /// `FORMAT` has to be written.
+    pub needs_format: bool,
+}
+
+struct Known {
+    id: u64,
+    header: Option<SegmentHeader>,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+}
+
+/// Looks at everything. With `repair`, unsealed segments are sealed; otherwise nothing is written.
+///
+/// # Errors
+/// Whatever the disk answers, or that a newer version wrote the store.
+pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
+    let mut recovered = Recovered {
+        next_segment: 1,
+        next_seq: 1,
+        ..Recovered::default()
+    };
+    let format_id = format(disk, &mut recovered)?;
+    let mut known = headers(disk, &mut recovered)?;
+    if recovered.store_id.is_none() {
+        recovered.store_id = format_id;
+    }
+    recovered.needs_format = recovered.store_id.is_none() || format_id != recovered.store_id;
+    let Some(store_id) = recovered.store_id else {
+        return Ok(recovered);
+    };
+    split_spares(store_id, &mut known, &mut recovered)?;
+    let mut newest = None;
+    for at in 0..known.len() {
+        let is_newest = at + 1 == known.len();
+        let seq_end = known.get(at + 1..).unwrap_or_default().iter();
+        let seq_end = seq_end
+            .filter_map(|next| next.header)
+            .map(|h| h.base_seq)
+            .next();
+        if let Some(one) = known.get(at) {
+            let scanned = segment(one, store_id, seq_end, is_newest, repair, &mut recovered)?;
+            newest = is_newest.then_some(scanned).flatten();
+        }
+    }
+    notes(&known, store_id, &mut recovered)?;
+    chain(&known, &mut recovered);
+    if let (Some(last), Some(scanned)) = (known.last(), newest) {
+        finish(last, &scanned, repair, &mut recovered);
+    }
+    for cursor in recovered.notes.cursors.values() {
+        let highest = cursor.acked.iter().copied().max().unwrap_or(0);
+        recovered.next_seq = recovered.next_seq.max(cursor.floor.max(highest) + 1);
+    }
+    recovered.next_seq = recovered.next_seq.max(recovered.last.1 + 1).max(1);
+    Ok(recovered)
+}
+
+/// Reads `FORMAT`; one with a wrong checksum counts as none.
+fn format(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Option<u64>> {
+    let Ok(file) = disk.open(FORMAT) else {
+        return Ok(None);
+    };
+    let mut bytes = [0; FORMAT_BYTES_MAX];
+    let read = file.read_at(&mut bytes, 0)?;
+    let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
+    match read_format(&text) {
+        Some((version, id)) if version == super::layout::FORMAT_VERSION => Ok(Some(id)),
+        Some((version, _)) => Err(newer(version)),
+        None => {
+            recovered
+                .remarks
+                .push("FORMAT is damaged; it is written anew".to_owned());
+            Ok(None)
+        }
+    }
+}
+
+fn newer(version: u16) -> io::Error {
+    let what = format!(
+        "the store was written by a newer version (format {version}); \
+         run that version, or move the store away"
+    );
+    io::Error::new(io::ErrorKind::Unsupported, what)
+}
+
+fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>> {
+    for name in disk.list(FREE)? {
+        if let Some(id) = segment_id(&name) {
+            let size = disk.open(&format!("{FREE}/{name}"))?.size()?;
+            recovered.free.push((id, size));
+            recovered.retired.insert(id);
+            recovered.next_segment = recovered.next_segment.max(id + 1);
+        }
+    }
+    let mut ids: Vec<_> = disk
+        .list(SEGMENTS)?
+        .iter()
+        .filter_map(|name| segment_id(name))
+        .collect();
+    ids.sort_unstable();
+    let mut known = Vec::new();
+    for id in ids {
+        recovered.next_segment = recovered.next_segment.max(id + 1);
+        let file = disk.open(&segment_path(id))?;
+        let size = file.size()?;
+        let mut page = vec![0; PAGE_BYTES];
+        let header = match file.read_at(&mut page, 0) {
+            Ok(PAGE_BYTES) => SegmentHeader::read(&page),
+            _ => HeaderPage::None,
+        };
+        let header = match header {
+            HeaderPage::Newer(version) => return Err(newer(version)),
+            HeaderPage::Good(header) if header.id == id => {
+                // Headers are checked, so they are right where `FORMAT` is not.
+                recovered.store_id.get_or_insert(header.store_id);
+                Some(header)
+            }
+            HeaderPage::Good(_) | HeaderPage::None => None,
+        };
+        let is_spare = header.is_none() && page.starts_with(SPARE_MAGIC);
+        if is_spare {
+            recovered.retired.extend(read_u64(&page, SPARE_MAGIC.len()));
+            recovered.spares.push((id, size));
+        }
+        known.push(Known {
+            id,
+            header,
+            file,
+            size,
+        });
+    }
+    let own = recovered.store_id;
+    known.retain(|one| {
+        let foreign = one
+            .header
+            .is_some_and(|header| Some(header.store_id) != own);
+        if foreign {
+            let what = format!("segment {:016x} belongs to another store", one.id);
+            recovered.remarks.push(what);
+        }
+        !foreign
+    });
+    Ok(known)
+}
+
+/// Takes the spares out. One that has an older id than a segment in use should have been used:
+/// it is looked at as a segment whose header is lost.
+fn split_spares(
+    store_id: u64,
+    known: &mut Vec<Known>,
+    recovered: &mut Recovered,
+) -> io::Result<()> {
+    let newest_good = known
+        .iter()
+        .filter(|one| one.header.is_some())
+        .map(|one| one.id);
+    let newest_good = newest_good.max().unwrap_or(0);
+    let mut error = None;
+    known.retain(|one| {
+        if one.header.is_some() {
+            return true;
+        }
+        let marked = recovered.spares.iter().any(|(id, _)| *id == one.id);
+        let used = (!marked || one.id < newest_good)
+            && match scan(
+                &*one.file,
+                salt(store_id, one.id),
+                one.size,
+                (0, u64::MAX),
+                &mut |_| {},
+            ) {
+                Ok(scanned) => scanned.frames > 0,
+                Err(failed) => {
+                    error = Some(failed);
+                    true
+                }
+            };
+        recovered.spares.retain(|(id, _)| *id != one.id);
+        if used {
+            let what = format!("the header of segment {:016x} is damaged", one.id);
+            recovered.remarks.push(what);
+        } else {
+            recovered.spares.push((one.id, one.size));
+        }
+        used
+    });
+    error.map_or(Ok(()), Err)
+}
+
+/// Takes one segment in: by its footer, or by a scan. The newest one's scan is handed back.
+fn segment(
+    one: &Known,
+    store_id: u64,
+    seq_end: Option<u64>,
+    is_newest: bool,
+    repair: bool,
+    recovered: &mut Recovered,
+) -> io::Result<Option<Scanned>> {
+    let base_seq = one.header.map_or(0, |header| header.base_seq);
+    // The checkpoint in front has the seq before the first.
+    let first_seq = base_seq.saturating_sub(1);
+    let seqs = (first_seq, seq_end.unwrap_or(u64::MAX));
+    if let Some((footer, summaries)) = footer(one)? {
+        let (size, end) = (one.size, footer.data_end);
+        let segment = Segment::sealed(one.id, base_seq, size, end, summaries);
+        recovered.catalog.insert(one.id, Arc::new(segment));
+        recovered.last = (one.id, footer.last_seq.max(base_seq.saturating_sub(1)));
+        recovered.last_seqs.insert(one.id, recovered.last.1);
+        return Ok(None);
+    }
+    let salt = salt(store_id, one.id);
+    let mut scanned = scan(&*one.file, salt, one.size, seqs, &mut |_| {})?;
+    let cut = torn_at(&scanned).filter(|_| is_newest);
+    if let Some(cut) = cut {
+        recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
+        scanned = scan(&*one.file, salt, one.size, (first_seq, cut), &mut |_| {})?;
+    }
+    let repacked = one.header.is_some_and(|header| header.repacked);
+    if !repacked {
+        recovered.damaged.extend(damaged(&scanned, one.id));
+    }
+    let last_seq = scanned.seqs.1.max(base_seq.saturating_sub(1));
+    recovered.last = (one.id, last_seq);
+    recovered.last_seqs.insert(one.id, last_seq);
+    let size = (one.size, scanned.data_end);
+    let lists = std::mem::take(&mut scanned.lists);
+    let segment = Arc::new(Segment::growing(one.id, base_seq, size, lists));
+    if !is_newest {
+        segment.close();
+        if repair {
+            let sealed = segment.seal(&*one.file, (last_seq, scanned.frames), false);
+            if let Err(error) = sealed {
+                let what = format!("segment {:016x} could not be sealed: {error}", one.id);
+                recovered.remarks.push(what);
+            }
+        }
+    }
+    recovered.catalog.insert(one.id, segment);
+    Ok(Some(scanned))
+}
+
+type Sealed = (Footer, Vec<super::index::Summary>);
+
+fn footer(one: &Known) -> io::Result<Option<Sealed>> {
+    let mut page = vec![0; PAGE_BYTES];
+    let at = one.size.saturating_sub(PAGE_BYTES as u64);
+    if one.file.read_at(&mut page, at).is_err() {
+        return Ok(None);
+    }
+    let Some(footer) = Footer::read(&page, one.id) else {
+        return Ok(None);
+    };
+    let Some(length) = usize::try_from(one.size)
+        .ok()
+        .filter(|size| footer.summaries_bytes() <= *size)
+        .map(|_| footer.summaries_bytes())
+    else {
+        return Ok(None);
+    };
+    let mut bytes = vec![0; length];
+    let read = one.file.read_at(&mut bytes, footer.summaries_at);
+    if read.is_err() {
+        return Ok(None);
+    }
+    Ok(footer
+        .summaries(&bytes)
+        .map(|summaries| (footer, summaries)))
+}
+
+/// The first seq that is missing or damaged and was never durable: what follows was not either.
+fn torn_at(scanned: &Scanned) -> Option<u64> {
+    let gaps = scanned.gaps.iter().map(|gap| gap.0);
+    let bodies = scanned.bodies.iter().map(|body| body.0);
+    gaps.chain(bodies)
+        .filter(|seq| *seq > scanned.durable_seq)
+        .min()
+}
+
+fn damaged(scanned: &Scanned, segment: u64) -> Vec<Damaged> {
+    let gaps = scanned.gaps.iter().map(|gap| Damaged {
+        seqs: *gap,
+        lanes: Vec::new(),
+        segment,
+    });
+    gaps.collect()
+}
+
+/// Reads the notes, from the newest segment that has a checkpoint on.
+fn notes(known: &[Known], store_id: u64, recovered: &mut Recovered) -> io::Result<()> {
+    let mut layers = Vec::new();
+    for (back, one) in known.iter().rev().enumerate() {
+        let seq_end = known.get(known.len() - back..).unwrap_or_default().iter();
+        let seq_end = seq_end
+            .filter_map(|next| next.header)
+            .map(|h| h.base_seq)
+            .next();
+        let last_seq = if back == 0 {
+            recovered.last.1 + 1
+        } else {
+            u64::MAX
+        };
+        let mut found = Vec::new();
+        let mut last_kind = None;
+        scan(
+            &*one.file,
+            salt(store_id, one.id),
+            one.size,
+            (0, seq_end.unwrap_or(last_seq)),
+            &mut |visited| {
+                last_kind = Some(visited.kind);
+                if visited.kind == Kind::Control {
+                    found.extend(Control::read(visited.payload));
+                }
+            },
+        )?;
+        let has_checkpoint = found.iter().any(|control| control.checkpoint);
+        // Messages behind the last note: whatever it says, it was not the end.
+        if last_kind == Some(Kind::Data)
+            && let Some(last) = found.last_mut()
+        {
+            last.closed = false;
+        }
+        layers.push((one.id, found));
+        if has_checkpoint {
+            break;
+        }
+    }
+    for (id, found) in layers.into_iter().rev() {
+        for control in found {
+            recovered.notes.apply(control);
+        }
+        recovered.notes.segments.insert(id);
+    }
+    Ok(())
+}
+
+/// Compares what there is with what there should be.
+fn chain(known: &[Known], recovered: &mut Recovered) {
+    let ids: Vec<u64> = recovered.catalog.keys().copied().collect();
+    for id in recovered.notes.segments.clone() {
+        if ids.contains(&id) || recovered.retired.contains(&id) {
+            continue;
+        }
+        let before = ids.iter().copied().filter(|other| *other < id).max();
+        let after = known.iter().find(|one| one.id > id);
+        let first = before.and_then(|before| recovered.last_seqs.get(&before).copied());
+        let last = after
+            .and_then(|one| one.header)
+            .map(|header| header.base_seq);
+        let (first, last) = (
+            first.unwrap_or(0) + 1,
+            last.unwrap_or(first.unwrap_or(0) + 1),
+        );
+        recovered
+            .remarks
+            .push(format!("segment {id:016x} is missing"));
+        recovered.damaged.push(Damaged {
+            seqs: (first, last.saturating_sub(1).max(first)),
+            lanes: Vec::new(),
+            segment: id,
+        });
+    }
+    for pair in known.windows(2) {
+        let [one, next] = pair else { continue };
+        let (Some(header), Some(last)) = (next.header, recovered.last_seqs.get(&one.id)) else {
+            continue;
+        };
+        let repacked = header.repacked || one.header.is_some_and(|header| header.repacked);
+        if header.previous_id != one.id || repacked {
+            continue;
+        }
+        let last = *last;
+        if last < header.previous_last_seq {
+            recovered.damaged.push(Damaged {
+                seqs: (last + 1, header.previous_last_seq),
+                lanes: Vec::new(),
+                segment: one.id,
+            });
+        }
+    }
+}
+
+/// The newest segment is gone on with where it was closed in good order, and sealed otherwise.
+fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovered) {
+    let Some(segment) = recovered.catalog.get(&one.id).cloned() else {
+        return;
+    };
+    if recovered.notes.closed && one.header.is_some() {
+        recovered.active = Some(Continued {
+            segment,
+            file: Arc::clone(&one.file),
+            frames: scanned.frames,
+        });
+        return;
+    }
+    segment.close();
+    if repair {
+        // What a kill left in the page cache counts as kept from here on.
+        let synced = one.file.sync_data();
+        let seqs = (recovered.last.1, scanned.frames);
+        let sealed = synced.and_then(|()| segment.seal(&*one.file, seqs, true));
+        if let Err(error) = sealed {
+            let what = format!("segment {:016x} could not be sealed: {error}", one.id);
+            recovered.remarks.push(what);
+        }
+    }
+}
+
+/// Makes the folders and `FORMAT` of a store.
+///
+/// # Errors
+/// Whatever the disk answers.
+pub fn found(disk: &dyn Disk, store_id: u64) -> io::Result<()> {
+    for dir in [SEGMENTS, FREE, QUARANTINE] {
+        disk.create_dir(dir)?;
+    }
+    let file = disk.create("FORMAT.new")?;
+    let text = format_text(store_id);
+    file.write_at(&[io::IoSlice::new(text.as_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename("FORMAT.new", FORMAT)?;
+    disk.sync_dir("")
+}
