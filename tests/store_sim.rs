@@ -1,6 +1,11 @@
 //! The store on a simulated disk that tears, forgets and fails, against a model. The long run is
 //! `cargo bench --bench store_sim`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 #[path = "store/schedule.rs"]
 mod schedule;
@@ -24,6 +29,9 @@ fn seeded_schedules_agree_with_the_model() {
     let count: u64 = std::env::var("SEEDS").map_or(600, |s| s.parse().unwrap());
     let mut all = Seen::default();
     for seed in FAILED.iter().copied().chain(first..first + count) {
+        if std::env::var("TRACE").is_ok() {
+            eprintln!("seed {seed}: {:?}", Plan::of(seed));
+        }
         let seen = run(seed);
         all.appended += seen.appended;
         all.refused += seen.refused;

@@ -114,7 +114,7 @@ impl Keeper {
                     continue;
                 }
             };
-                let found = !window.0.is_empty() || window.2;
+            let found = !window.0.is_empty() || window.2;
             let mut losses = Vec::new();
             let (woken, wanted) = {
                 let clock = store.clock();
@@ -414,13 +414,22 @@ fn give_up(
     queue: &Arc<Queue>,
     index: usize,
     segment: &Segment,
-    part: &Summary,
+    whole: &Summary,
     losses: &mut Vec<Loss>,
 ) {
     let mut state = queue.lock();
     let Some(lane) = state.lanes.get(index) else {
         return;
     };
+    // What is in memory or in flight is given up where it is met.
+    let mut part = *whole;
+    if let Some(request) = lane.request() {
+        part.last_seq = part.last_seq.min(request.to - 1);
+    }
+    let in_flight = lane.in_flight.iter().map(|flight| flight.seq);
+    if in_flight.into_iter().any(|seq| seq >= part.first_seq) {
+        return;
+    }
     let known = (part.first_seq, part.last_seq);
     let Some(request) = lane.request().filter(|_| !lane.dropped.contains(&known)) else {
         return;
@@ -429,7 +438,8 @@ fn give_up(
         return;
     }
     let (mut messages, mut bytes) = (part.messages as usize, part.bytes);
-    if request.from > part.first_seq || request.to <= part.last_seq || lane.has_exceptions() {
+    if request.from > part.first_seq || whole.last_seq > part.last_seq || lane.has_exceptions(&part)
+    {
         let Ok(list) = segment.list(&*log.disk, part.lane, 0) else {
             return;
         };
@@ -444,7 +454,7 @@ fn give_up(
     let Some(lane) = state.lanes.get_mut(index) else {
         return;
     };
-    lane.drop_part(part, messages, bytes);
+    lane.drop_part(&part, messages, bytes);
     state.messages -= messages;
     state.bytes = state.bytes.saturating_sub(bytes);
     if messages > 0 {
@@ -466,6 +476,10 @@ pub(super) fn drop_from_disk(
     let lanes = state.lanes.iter().enumerate().rev();
     let (index, lane) = lanes.into_iter().find(|(_, lane)| lane.waiting() > 0)?;
     let request = lane.request()?;
+    let mut in_flight = lane.in_flight.iter();
+    if in_flight.any(|flight| flight.seq >= request.from) {
+        return None;
+    }
     let number = lane_number(number, index);
     let (mut messages, mut bytes, mut last) = (0, 0, 0);
     'segments: for segment in log.segments() {
@@ -491,8 +505,9 @@ pub(super) fn drop_from_disk(
     }
     let lane = state.lanes.get_mut(index)?;
     lane.epoch += 1;
-    lane.is_dirty = true;
     lane.advance(last + 1, messages, bytes);
+    // What is in flight before it may have to be read again.
+    lane.all_done(request.from, last);
     state.messages -= messages;
     state.bytes = state.bytes.saturating_sub(bytes);
     let seqs = (request.from, last);

@@ -53,9 +53,9 @@ pub(super) struct Lane {
     pub ready: VecDeque<Waiting>,
     pub gap: Option<Gap>,
     pub tail: VecDeque<Waiting>,
-    /// Acknowledged though an older one is not.
+    /// Done with, though an older one is not.
     pub acked: BTreeSet<u64>,
-    /// Given up whole: first and last seq of a segment's part.
+    /// The same for all between a first and a last.
     pub dropped: Vec<(u64, u64)>,
     /// The newest message.
     pub last_seq: u64,
@@ -137,7 +137,7 @@ impl Lane {
             });
             return false;
         };
-        if cached && gap.messages <= TAIL_GAP_MAX {
+        if cached && (!self.tail.is_empty() || gap.messages <= TAIL_GAP_MAX) {
             self.tail.push_back(waiting);
             return true;
         }
@@ -197,12 +197,29 @@ impl Lane {
     /// A message in flight was acknowledged; what it took.
     pub fn acknowledge(&mut self, seq: u64) -> Option<u64> {
         let flight = self.land(seq)?;
+        self.done(seq);
+        Some(flight.bytes)
+    }
+
+    /// A message is done with, acknowledged or given up: it must not come again, even if what is
+    /// in flight before it is read anew.
+    pub fn done(&mut self, seq: u64) {
         let oldest = self.oldest();
         if seq > oldest {
             self.acked.insert(seq);
         }
         self.prune(oldest);
-        Some(flight.bytes)
+        self.is_dirty = true;
+    }
+
+    /// All messages of the lane from `first` to `last` are done with.
+    pub fn all_done(&mut self, first: u64, last: u64) {
+        if first == last {
+            self.done(first);
+        } else if last > self.oldest() {
+            self.dropped.push((first, last));
+        }
+        self.is_dirty = true;
     }
 
     /// Forgets what lies below the oldest message.
@@ -273,9 +290,10 @@ impl Lane {
         seq >= self.oldest() && (self.awaits(seq) || in_flight())
     }
 
-    /// Whether some messages behind the oldest do not wait.
-    pub fn has_exceptions(&self) -> bool {
-        !self.acked.is_empty() || !self.in_flight.is_empty()
+    /// Whether some messages of a segment's part may be done with, though older ones are not.
+    pub fn has_exceptions(&self, part: &Summary) -> bool {
+        let overlaps = |(from, to): &(u64, u64)| *from <= part.last_seq && *to >= part.first_seq;
+        !self.acked.is_empty() || !self.in_flight.is_empty() || self.dropped.iter().any(overlaps)
     }
 
     /// Moves the beginning of the gap; without messages in it there is none, and the tail is next.
@@ -284,6 +302,10 @@ impl Lane {
             return;
         };
         gap.from = gap.from.max(from);
+        debug_assert!(
+            gap.messages >= messages,
+            "{messages} were read where {gap:?} waits, up to {from}"
+        );
         gap.messages = gap.messages.saturating_sub(messages);
         gap.bytes = gap.bytes.saturating_sub(bytes);
         if gap.messages == 0 {

@@ -236,7 +236,7 @@ impl State {
                 if clock.is_expired(now_ms, waiting.expires_s, waiting.seq) {
                     self.messages -= 1;
                     self.bytes -= bytes;
-                    lane.is_dirty = true;
+                    lane.done(waiting.seq);
                     losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
                     continue;
                 }
@@ -328,7 +328,6 @@ impl State {
     pub fn acknowledge(&mut self, priority: Priority, seq: u64) -> Option<u64> {
         let lane = self.lanes.get_mut(priority.index())?;
         let bytes = lane.acknowledge(seq)?;
-        lane.is_dirty = true;
         self.messages -= 1;
         self.bytes -= bytes;
         Some(bytes)
@@ -381,7 +380,10 @@ impl State {
         let mut wanted = wanted.filter_map(|(index, lane)| Some((index, lane.request()?)));
         let first = wanted.next()?;
         let mut all = std::iter::once(first).chain(wanted);
-        Some(all.find(|(_, request)| request.from <= kept).unwrap_or(first))
+        Some(
+            all.find(|(_, request)| request.from <= kept)
+                .unwrap_or(first),
+        )
     }
 
     /// Takes what was read from disk for a lane, in the order of seqs. `next` is where to read on;
@@ -399,18 +401,20 @@ impl State {
             return None;
         }
         let (mut messages, mut bytes, mut lost) = (0, 0, (0, 0));
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut in_run = false;
         for Read { entry, found } in read {
-            if !lane.awaits(entry.seq) {
+            let seq = entry.seq;
+            if !lane.awaits(seq) {
+                in_run = false;
                 continue;
             }
             messages += 1;
             bytes += entry.bytes;
-            let reason = match found {
-                None => LossReason::Damaged,
-                Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, entry.seq) => {
-                    losses.push(Loss::of(LossReason::Expired, entry.seq, &message));
-                    lost = (lost.0 + 1, lost.1 + entry.bytes);
-                    continue;
+            let loss = match found {
+                None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
+                Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, seq) => {
+                    Loss::of(LossReason::Expired, seq, &message)
                 }
                 Some((expires_s, message)) => {
                     cache.take(entry.bytes);
@@ -418,17 +422,23 @@ impl State {
                     if expires_s != 0 {
                         self.next_expiry_s = self.next_expiry_s.min(expires_s);
                     }
-                    let seq = entry.seq;
-                    lane.ready.push_back(Waiting {
+                    let waiting = Waiting {
                         seq,
                         expires_s,
                         message,
-                    });
+                    };
+                    lane.ready.push_back(waiting);
+                    in_run = false;
                     continue;
                 }
             };
-            losses.push(Loss::unread(reason, (entry.seq, entry.seq), 1));
+            losses.push(loss);
             lost = (lost.0 + 1, lost.1 + entry.bytes);
+            match runs.last_mut().filter(|_| in_run) {
+                Some(run) => run.1 = seq,
+                None => runs.push((seq, seq)),
+            }
+            in_run = true;
         }
         lane.advance(next, messages, bytes);
         if let Some(gap) = lane.gap.as_ref().filter(|_| is_all) {
@@ -441,6 +451,9 @@ impl State {
             ));
             lost = (lost.0 + rest.0, lost.1 + rest.1);
             lane.advance(next, rest.0, rest.1);
+        }
+        for (first, last) in runs {
+            lane.all_done(first, last);
         }
         lane.is_dirty |= lost.0 > 0;
         self.messages -= lost.0;
@@ -479,9 +492,9 @@ impl State {
                     alive
                 });
             }
-            lane.is_dirty |= losses.len() > lost;
-            let oldest = lane.oldest();
-            lane.prune(oldest);
+            for loss in losses.get(lost..).unwrap_or_default() {
+                lane.done(loss.seqs.0);
+            }
         }
         self.next_expiry_s = next;
         self.messages -= losses.len() - before;
@@ -499,9 +512,7 @@ impl State {
             .rev()
             .find(|lane| lane.waiting() > 0)?;
         let waiting = lane.ready.pop_front()?;
-        lane.is_dirty = true;
-        let oldest = lane.oldest();
-        lane.prune(oldest);
+        lane.done(waiting.seq);
         let bytes = waiting.message.bytes();
         self.messages -= 1;
         self.bytes -= bytes;

@@ -144,7 +144,12 @@ impl Life {
         let time = (self.now_ms, WALL_MS + self.now_ms);
         let opened = Store::open(self.disk.mount(), self.options(), bounds, self.seed, time);
         let (store, opened) = opened.unwrap_or_else(|e| panic!("seed {}: open: {e}", self.seed));
-        assert!(opened.lost.is_empty(), "seed {}: {:?}", self.seed, opened.lost);
+        assert!(
+            opened.lost.is_empty(),
+            "seed {}: {:?}",
+            self.seed,
+            opened.lost
+        );
         self.queues = (0..ENDPOINTS).map(|n| store.queue(&endpoint(n))).collect();
         self.store = Some(store);
         self.in_flight.clear();
@@ -169,8 +174,23 @@ impl Life {
     fn trace(&self, what: &str) {
         if std::env::var("TRACE").is_ok() {
             let rows: Vec<_> = self.store().status();
-            let rows: Vec<_> = rows.iter().filter(|r| r.messages > 0).map(|r| format!("{}/{}: {} ({})", r.endpoint, r.priority, r.messages, r.in_flight)).collect();
-            eprintln!("{what}: kept {} {:?} usage {:?} troubles {:?} {rows:?}", self.store().kept(), self.seen, self.store().disk_usage(), self.store().troubles());
+            let rows: Vec<_> = rows
+                .iter()
+                .filter(|r| r.messages > 0)
+                .map(|r| {
+                    format!(
+                        "{}/{}: {} ({})",
+                        r.endpoint, r.priority, r.messages, r.in_flight
+                    )
+                })
+                .collect();
+            eprintln!(
+                "{what}: kept {} {:?} usage {:?} troubles {:?} {rows:?}",
+                self.store().kept(),
+                self.seen,
+                self.store().disk_usage(),
+                self.store().troubles()
+            );
         }
     }
 
@@ -246,7 +266,11 @@ impl Life {
             };
             for at in targets {
                 let lane = self.model.entry((at, lane)).or_default();
-                assert!(!lane.contains_key(&seq), "seed {}: seq {seq} twice", self.seed);
+                assert!(
+                    !lane.contains_key(&seq),
+                    "seed {}: seq {seq} twice",
+                    self.seed
+                );
                 lane.insert(seq, known.clone());
             }
             let lanes = copies.iter().map(|copy| self.key(copy)).collect();
@@ -281,7 +305,8 @@ impl Life {
     fn known(&mut self, lane: LaneKey, seq: u64) -> &mut Known {
         let seed = self.seed;
         let lane = self.model.entry(lane).or_default();
-        lane.get_mut(&seq).unwrap_or_else(|| panic!("seed {seed}: seq {seq} was never appended"))
+        lane.get_mut(&seq)
+            .unwrap_or_else(|| panic!("seed {seed}: seq {seq} was never appended"))
     }
 
     fn fetch(&mut self) {
@@ -298,7 +323,8 @@ impl Life {
         let queue = Arc::clone(&self.queues[at]);
         let into = (&mut out, &mut losses);
         let room = (room, 1 << 20);
-        self.store().fetch(&queue, &self.reader, room, self.now_ms, into);
+        self.store()
+            .fetch(&queue, &self.reader, room, self.now_ms, into);
         self.seen.losses += losses.len() as u64;
         let count = out.len();
         for delivery in out {
@@ -384,7 +410,8 @@ impl Life {
             if loss.reason == edgehub::store::LossReason::DroppedOldest {
                 for lane in self.model.values_mut() {
                     let range = loss.seqs.0..=loss.seqs.1;
-                    lane.range_mut(range).for_each(|(_, known)| known.excused = true);
+                    lane.range_mut(range)
+                        .for_each(|(_, known)| known.excused = true);
                 }
             }
         }
@@ -439,18 +466,19 @@ impl Life {
             CrashMode::Kill
         });
         self.now_ms += self.rng.below(2000);
+        let unkept = std::mem::take(&mut self.unkept);
         self.open();
         self.trace(&format!("opened, clean {clean}"));
-        self.check_prefix();
+        self.check_prefix(unkept);
         self.trace("checked");
     }
 
     /// Of what was not kept, a beginning survives and nothing behind it: whoever sends the rest
     /// again keeps the order. It is found by draining a copy of the store.
-    fn check_prefix(&mut self) {
+    fn check_prefix(&mut self, unkept: BTreeMap<u64, Vec<LaneKey>>) {
         let found = self.look();
         let mut gone = None;
-        for (seq, lanes) in std::mem::take(&mut self.unkept) {
+        for (seq, lanes) in unkept {
             for lane in lanes {
                 let is_there = found.contains(&(lane, seq));
                 let known = self.known(lane, seq).clone();
@@ -477,7 +505,12 @@ impl Life {
         let mut found = BTreeSet::new();
         for at in 0..ENDPOINTS {
             self.fetch_all(at);
-            found.extend(self.in_flight.iter().filter(|((of, _), _)| *of == at).copied());
+            found.extend(
+                self.in_flight
+                    .iter()
+                    .filter(|((of, _), _)| *of == at)
+                    .copied(),
+            );
             let queue = Arc::clone(&self.queues[at]);
             for lane in 0..LANES.len() {
                 let own = |(key, _): &mut (LaneKey, u64)| *key == (at, lane);
@@ -522,7 +555,10 @@ impl Life {
             for (seq, known) in messages {
                 let expired = known.expires_ms.is_some_and(|at| at <= self.now_ms + 2000);
                 let excused = known.excused || expired || known.acknowledged || !known.kept;
-                assert!(excused, "seed {seed}: {lane:?} seq {seq} was kept and is lost");
+                assert!(
+                    excused,
+                    "seed {seed}: {lane:?} seq {seq} was kept and is lost"
+                );
             }
         }
         let waiting: usize = self.store().status().iter().map(|row| row.messages).sum();
@@ -552,7 +588,11 @@ impl Life {
             self.store().keep_step(self.now_ms, true);
         }
         let (_, segments) = self.store().disk_usage();
-        assert!(segments <= 1, "seed {}: {segments} segments left", self.seed);
+        assert!(
+            segments <= 1,
+            "seed {}: {segments} segments left",
+            self.seed
+        );
     }
 }
 
