@@ -143,11 +143,7 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
     let mut newest = None;
     for at in 0..known.len() {
         let is_newest = at + 1 == known.len();
-        let seq_end = known.get(at + 1..).unwrap_or_default().iter();
-        let seq_end = seq_end
-            .filter_map(|next| next.header)
-            .map(|h| h.base_seq)
-            .next();
+        let seq_end = seq_end(known.get(at..).unwrap_or_default());
         if let Some(one) = known.get(at) {
             let scanned = segment(one, store_id, seq_end, is_newest, repair, &mut recovered)?;
             newest = is_newest.then_some(scanned).flatten();
@@ -164,6 +160,19 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
     }
     recovered.next_seq = recovered.next_seq.max(recovered.last.1 + 1).max(1);
     Ok(recovered)
+}
+
+/// The first seq that does not belong to the first of these segments: what was torn at its end,
+/// and what could not be written there, went on in the next one.
+fn seq_end(known: &[Known]) -> Option<u64> {
+    let one = known.first()?;
+    let next = known.iter().skip(1).find_map(|next| next.header)?;
+    let end = if next.previous_id == one.id {
+        next.previous_last_seq + 1
+    } else {
+        next.base_seq
+    };
+    Some(end)
 }
 
 /// Reads `FORMAT`; one with a wrong checksum counts as none.
@@ -400,11 +409,7 @@ fn damaged(scanned: &Scanned, segment: u64) -> Vec<Damaged> {
 fn notes(known: &[Known], store_id: u64, recovered: &mut Recovered) -> io::Result<()> {
     let mut layers = Vec::new();
     for (back, one) in known.iter().rev().enumerate() {
-        let seq_end = known.get(known.len() - back..).unwrap_or_default().iter();
-        let seq_end = seq_end
-            .filter_map(|next| next.header)
-            .map(|h| h.base_seq)
-            .next();
+        let seq_end = seq_end(known.get(known.len() - back - 1..).unwrap_or_default());
         let last_seq = if back == 0 {
             recovered.last.1 + 1
         } else {

@@ -305,7 +305,8 @@ impl Writer {
             return Ok(false);
         };
         log.wake_keeper();
-        let base_seq = self.last.1 + 1;
+        let next = self.batch.frames().get(self.done);
+        let base_seq = next.map_or(self.last.1 + 1, |frame| frame.seq);
         let header = SegmentHeader {
             store_id: log.store_id,
             id: spare.id,

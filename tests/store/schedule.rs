@@ -8,7 +8,9 @@ use bytes::Bytes;
 use edgehub::identity::Identity;
 use edgehub::mailbox::Mailbox;
 use edgehub::message::{Endpoint, Message, Origin, Priority};
-use edgehub::store::{Append, Bounds, Copy, Delivery, Options, Queue, Step, Store, SyncPolicy};
+use edgehub::store::{
+    Append, Bounds, Copy, Delivery, LossReason, Options, Queue, Step, Store, SyncPolicy,
+};
 
 use super::sim_disk::{Calls, CrashMode, FaultKind, Faults, Rng, SimDisk};
 
@@ -403,11 +405,11 @@ impl Life {
         for loss in losses {
             self.seen.losses += loss.messages as u64;
             assert!(
-                loss.reason != edgehub::store::LossReason::Damaged,
+                loss.reason != LossReason::Damaged,
                 "seed {}: {loss:?}",
                 self.seed
             );
-            if loss.reason == edgehub::store::LossReason::DroppedOldest {
+            if loss.reason == LossReason::DroppedOldest {
                 for lane in self.model.values_mut() {
                     let range = loss.seqs.0..=loss.seqs.1;
                     lane.range_mut(range)
@@ -456,6 +458,13 @@ impl Life {
             self.store().end(self.now_ms);
             self.note_kept();
         }
+        // What was given up is known to those who look, though nobody got to tell them.
+        let mut losses = Vec::new();
+        let time = (self.now_ms, WALL_MS + self.now_ms);
+        self.store().sweep(time, &mut losses);
+        // With the power off nothing can be read; that is no damage.
+        losses.retain(|loss| loss.reason != LossReason::Damaged || !self.disk.power_is_off());
+        self.count(&losses);
         self.store = None;
         self.disk.set_faults(Faults::default());
         self.disk.crash(if self.plan.power {
