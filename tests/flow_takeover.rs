@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -10,15 +11,15 @@ use common::scene::{receiver, routes};
 use common::wire::{self, numbered, numbers};
 use common::{Hub, Setup, closed, message_with_topic, output, publish, receive};
 use edgehub::client::{Client, Packet};
-use edgehub::hub::{Attached, Client as Attachment, Now, Peer, Settings, Token};
+use edgehub::hub::{Attached, Client as Attachment, Durable, Now, Peer, Settings, Token};
 use edgehub::identity::registry::Registry;
 use edgehub::limits::Limits;
 use edgehub::mailbox::{ATTACH, Mailbox, TAKEN_OVER};
 use edgehub::mqtt::{Connect, ConnectReturnCode};
 use edgehub::observe::Metrics;
 use edgehub::session::{Close, Session, Timing};
-use edgehub::store::Bounds;
 use edgehub::store::journal::Journal;
+use edgehub::store::{Bounds, Store};
 
 fn one_route() -> Setup {
     Setup::new(&routes(&[("a/out", "b/in")]), &["a", "b", "c"])
@@ -139,15 +140,16 @@ async fn of_fifty_at_once_one_stays() {
 /// A hub without sockets, to call in the order that a race would have.
 struct Inside {
     hub: edgehub::hub::Hub,
-    _dir: tempfile::TempDir,
 }
 
-const NOW: Now = Now { ms: 0, unix: 0 };
+const NOW: Now = Now {
+    ms: 0,
+    unix: 0,
+    wall_ms: 0,
+};
 
 impl Inside {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (journal, (sessions, _)) = Journal::open(dir.path(), false).unwrap();
         let settings = Settings {
             device_id: "d".to_owned(),
             iothub_hostname: "h".to_owned(),
@@ -162,8 +164,13 @@ impl Inside {
         };
         let metrics = Metrics::new("h", "d", "1").unwrap();
         let registry = Registry::default();
-        let hub = edgehub::hub::Hub::new(settings, registry, journal, sessions, metrics);
-        Self { hub, _dir: dir }
+        let durable = Durable {
+            store: Arc::new(Store::memory(settings.bounds, (0, 0))),
+            journal: Journal::memory(),
+            sessions: BTreeMap::new(),
+        };
+        let hub = edgehub::hub::Hub::new(settings, registry, durable, metrics);
+        Self { hub }
     }
 
     fn attach(&self, mailbox: &Arc<Mailbox>) -> Option<(Box<Attachment>, Session<Token>)> {

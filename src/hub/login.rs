@@ -347,7 +347,7 @@ impl Hub {
         if let Some(mut slot) = self.slots.get_mut(&client.identity) {
             if slot.subscriptions.as_ref() == Some(&client.subscriptions) && slot.recorded {
                 // Nothing new; whatever is still on its way to the disk comes first.
-                return self.journal.newest();
+                return self.journal.watch(&client.mailbox);
             }
             slot.subscriptions = Some(client.subscriptions.clone());
             slot.recorded = true;

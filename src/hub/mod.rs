@@ -64,6 +64,17 @@ pub struct Settings {
     pub bounds: Bounds,
 }
 
+/// What outlives the process, opened.
+#[derive(Debug)]
+pub struct Durable {
+    /// The messages.
+    pub store: Arc<Store>,
+    /// The subscriptions of persistent sessions.
+    pub journal: Journal,
+    /// Those that were kept, by identity.
+    pub sessions: BTreeMap<String, Vec<Subscription>>,
+}
+
 /// What is kept per identity while it is connected, or has a persistent session.
 #[derive(Debug, Default)]
 struct Slot {
@@ -101,16 +112,19 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A hub with the sessions that `journal` restored, and no routes yet.
+    /// A hub with what was kept, and no routes yet.
     #[must_use]
     pub fn new(
         settings: Settings,
         registry: Registry,
-        store: Arc<Store>,
-        journal: Journal,
-        sessions: BTreeMap<String, Vec<Subscription>>,
+        durable: Durable,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let Durable {
+            store,
+            journal,
+            sessions,
+        } = durable;
         let slots = DashMap::with_shard_amount(16);
         for (identity, subscriptions) in sessions {
             if let Some(identity) = Identity::parse(&identity) {

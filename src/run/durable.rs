@@ -1,31 +1,38 @@
 //! The store that the configuration asks for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{StartError, bounds};
 use crate::config::{Config, Sync as SyncPolicy, WhenFull};
 use crate::files;
+use crate::hub::Durable;
 use crate::limits::{SEGMENT_OVERHEAD_BYTES, segment_bytes};
 use crate::server::Clock;
-use crate::store::disk::RealDisk;
+use crate::store::disk::{Disk, RealDisk};
+use crate::store::journal::Journal;
 use crate::store::{self, Options, Store};
 
 /// The folder of the store in `data_dir`.
 pub const STORE_DIR: &str = "store";
 
 /// Opens the store, or makes it, and starts its threads.
-pub(super) fn open(config: &Config, clock: Clock) -> Result<Arc<Store>, StartError> {
+pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError> {
     let now = clock.now();
     let time = (now.ms, now.wall_ms);
     let Some(options) = options(config) else {
-        return Ok(Arc::new(Store::memory(bounds(config), time)));
+        return Ok(Durable {
+            store: Arc::new(Store::memory(bounds(config), time)),
+            journal: Journal::memory(),
+            sessions: BTreeMap::new(),
+        });
     };
     let dir = config.data_dir.join(STORE_DIR);
     let at = |error: std::io::Error| StartError::System(format!("{}: {error}", dir.display()));
-    let disk = RealDisk::new(&dir).map_err(at)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&dir).map_err(at)?);
     let random = files::random().map(u64::from_le_bytes).map_err(at)?;
     let (store, opened) =
-        Store::open(Arc::new(disk), options, bounds(config), random, time).map_err(at)?;
+        Store::open(Arc::clone(&disk), options, bounds(config), random, time).map_err(at)?;
     for remark in &opened.remarks {
         tracing::warn!(remark, "store");
     }
@@ -47,7 +54,17 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Arc<Store>, StartErr
     let store = Arc::new(store);
     let now_ms: store::NowMs = Arc::new(move || clock.ms());
     store.start(&now_ms).map_err(at)?;
-    Ok(store)
+    let syncs = options.sync != store::SyncPolicy::Os;
+    let (journal, (sessions, damage)) =
+        Journal::open(disk, store.id().unwrap_or_default(), syncs).map_err(at)?;
+    for damage in damage {
+        tracing::error!(damage, "kept sessions are damaged");
+    }
+    Ok(Durable {
+        store,
+        journal,
+        sessions,
+    })
 }
 
 /// How the log writes; `None`: there is none.

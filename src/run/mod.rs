@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Config, StoreConfig, Sync as SyncPolicy, WhenFull};
+use crate::config::{Config, StoreConfig, WhenFull};
 use crate::diagnostic::{Diagnostic, Severity, texts};
 use crate::files;
 use crate::http;
@@ -32,7 +32,6 @@ use crate::routes::RouteTable;
 use crate::server::tls::{SharedTls, TlsState};
 use crate::server::{self, Clock, Shared};
 use crate::store::Bounds;
-use crate::store::journal::Journal;
 use watching::{Seen, Watch, watched};
 
 /// Between two looks at expired messages and gauges.
@@ -152,25 +151,13 @@ impl Running {
         };
         let read = Read::all(&config, &mut files).map_err(StartError::Configuration)?;
         let (manifest, table, diagnostics) = read.manifest;
-        let sync = config.store.sync == SyncPolicy::Always;
-        let (journal, (sessions, damage)) = Journal::open(data, sync).map_err(at_data)?;
-        for line in damage {
-            tracing::error!(line, "a kept session is lost: the line does not read");
-        }
         let metrics = instance()
             .and_then(|id| Metrics::new(&config.iothub_hostname, &config.device_id, &id))
             .map_err(StartError::System)?;
         let clock = Clock::start();
-        let store = durable::open(&config, clock)?;
-        let registry = read.registry;
-        let hub = Hub::new(
-            settings(&config),
-            registry,
-            store,
-            journal,
-            sessions,
-            metrics,
-        );
+        let durable = durable::open(&config, clock)?;
+        let settings = settings(&config);
+        let hub = Hub::new(settings, read.registry, durable, metrics);
         hub.set_routes(table, &manifest, route_problems(&diagnostics));
         let hub = Arc::new(hub);
         let shared = Shared::new(Arc::clone(&hub), clock, read.tls);

@@ -1,31 +1,18 @@
-//! Small state on disk: the subscriptions of persistent sessions, one JSON line per change.
-//!
-//! The last line of an identity counts. At start, and when it has grown to twice what lives in it,
-//! the file is written anew. What cannot be written is tried again until it can; until then nobody
-//! is told that it is kept. A torn last line, left by a
-//! crash, was never acknowledged and is dropped; any other line that does not read is reported and
-//! skipped. One thread writes; changes that wait together share one sync (group commit).
+//! The subscriptions of persistent sessions, as a part of the small state: the key is `session/`
+//! and the identity, the value a JSON list.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::mailbox::{DURABLE, Mailbox};
+use super::state::State;
+use crate::mailbox::Mailbox;
+use crate::store::disk::Disk;
 
-/// The file is not written anew below twice what lives in it and this.
-const REWRITE_BYTES_MIN: u64 = 256 * 1024;
-/// Between two tries while the disk refuses.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// Changes that may wait for the disk before those who make them wait too.
-const CHANGES_MAX: usize = 1024;
+const PREFIX: &str = "session/";
 
 /// A subscription as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,328 +23,112 @@ pub struct Subscription {
     pub qos: u8,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    identity: String,
-    /// `None`: the session has ended.
-    subscriptions: Option<Vec<Subscription>>,
-}
-
-struct Change {
-    version: u64,
-    identity: String,
-    lives: bool,
-    line: String,
-    waiter: Arc<Mailbox>,
-}
-
-/// The journal's writing end.
+/// Keeps sessions. Dropping it writes what waits.
 #[derive(Debug)]
 pub struct Journal {
-    changes: Option<mpsc::SyncSender<Change>>,
-    next_version: AtomicU64,
-    durable: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+    state: State,
 }
 
-/// What was read at start: the sessions, and a sentence for each line that did not read.
+/// What was read at start: the sessions, and a sentence for each thing that was lost.
 pub type Restored = (BTreeMap<String, Vec<Subscription>>, Vec<String>);
 
 impl Journal {
-    /// Reads the journal of `dir`, writes it anew if there is room, and starts its writer. `sync`
-    /// says whether a change is on disk before it counts as durable.
+    /// Reads the sessions of a store, and starts their writer. `sync` says whether a change is on
+    /// disk before it counts as durable.
     ///
     /// # Errors
-    /// Whatever the file system answers, except that it is full; damaged content is no error.
-    pub fn open(dir: &Path, sync: bool) -> io::Result<(Self, Restored)> {
-        let path = dir.join("sessions.jsonl");
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let (sessions, mut damage) = read(&String::from_utf8_lossy(&bytes));
-        if !damage.is_empty()
-            && let Err(error) = fs::write(dir.join("sessions.jsonl.damaged"), &bytes)
-        {
-            damage.push(format!("no copy was kept: {error}"));
+    /// Whatever the disk answers, except that it is full; damaged content is no error.
+    pub fn open(disk: Arc<dyn Disk>, store_id: u64, sync: bool) -> io::Result<(Self, Restored)> {
+        let (state, values, mut damage) = State::open(disk, store_id, sync)?;
+        let mut sessions = BTreeMap::new();
+        for (key, value) in values {
+            let Some(identity) = key.strip_prefix(PREFIX) else {
+                continue;
+            };
+            match serde_json::from_slice(&value) {
+                Ok(subscriptions) => {
+                    sessions.insert(identity.to_owned(), subscriptions);
+                }
+                Err(error) => damage.push(format!("the value of {key:?} does not read: {error}")),
+            }
         }
-        let mut writer = Writer::new(dir, path, &sessions, sync);
-        if let Err(error) = writer.rewrite() {
-            tracing::warn!(%error, "sessions.jsonl cannot be written anew; it goes on as it is");
-            writer.go_on(&bytes)?;
+        Ok((Self { state }, (sessions, damage)))
+    }
+
+    /// A journal that keeps nothing: every version is durable at once.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self {
+            state: State::memory(),
         }
-        let (changes, waiting) = mpsc::sync_channel::<Change>(CHANGES_MAX);
-        let durable = Arc::new(AtomicU64::new(0));
-        let watermark = Arc::clone(&durable);
-        let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || writer.run(&waiting, &watermark))?;
-        let journal = Self {
-            changes: Some(changes),
-            next_version: AtomicU64::new(1),
-            durable,
-            thread: Some(thread),
-        };
-        Ok((journal, (sessions, damage)))
     }
 
     /// Records the subscriptions of an identity, or with `None` that its session has ended.
     /// Returns a version; it is durable once [`Journal::durable`] has reached it, and `waiter`
-    /// then gets [`DURABLE`].
+    /// then gets [`DURABLE`](crate::mailbox::DURABLE).
     pub fn record(
         &self,
         identity: &str,
         subscriptions: Option<&[Subscription]>,
         waiter: &Arc<Mailbox>,
     ) -> u64 {
-        let version = self.next_version.fetch_add(1, Ordering::AcqRel);
-        let line = Line {
-            identity: identity.to_owned(),
-            subscriptions: subscriptions.map(<[_]>::to_vec),
+        let key = format!("{PREFIX}{identity}");
+        let json = |list| {
+            serde_json::to_vec(list)
+                .map(Bytes::from)
+                .map_err(io::Error::from)
         };
-        let line = serde_json::to_string(&line).unwrap_or_default();
-        if let Some(changes) = &self.changes {
-            let change = Change {
-                version,
-                identity: identity.to_owned(),
-                lives: subscriptions.is_some(),
-                line,
-                waiter: Arc::clone(waiter),
-            };
-            // The writer lives as long as the journal; were it gone, the version would never
-            // become durable and nothing would be acknowledged.
-            let _ = changes.send(change);
-        }
-        version
+        let recorded = match subscriptions.map(json).transpose() {
+            Ok(value) => self.state.record(&key, value, waiter),
+            Err(error) => Err(error),
+        };
+        recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, identity, "a session can never be kept");
+            // Never durable, so it is never acknowledged.
+            u64::MAX
+        })
+    }
+
+    /// The newest version, for one who has nothing to record but waits for all before: `waiter`
+    /// gets [`DURABLE`](crate::mailbox::DURABLE) once it is durable, unless it is already.
+    pub fn watch(&self, waiter: &Arc<Mailbox>) -> u64 {
+        self.state.watch(waiter)
     }
 
     /// The newest version that was recorded.
     #[must_use]
     pub fn newest(&self) -> u64 {
-        self.next_version.load(Ordering::Acquire) - 1
+        self.state.newest()
     }
 
     /// The highest version that is on disk together with all before it.
     #[must_use]
     pub fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        drop(self.changes.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn read(text: &str) -> Restored {
-    let mut sessions = BTreeMap::new();
-    let mut damage = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let torn = !text.ends_with('\n') && text.lines().count() == number + 1;
-        match serde_json::from_str::<Line>(line) {
-            Ok(Line {
-                identity,
-                subscriptions: Some(subscriptions),
-            }) => {
-                sessions.insert(identity, subscriptions);
-            }
-            Ok(Line { identity, .. }) => {
-                sessions.remove(&identity);
-            }
-            Err(_) if torn || line.is_empty() => {}
-            Err(error) => damage.push(format!("sessions.jsonl:{}: {error}", number + 1)),
-        }
-    }
-    (sessions, damage)
-}
-
-fn line_of(identity: &str, subscriptions: &[Subscription]) -> String {
-    let line = Line {
-        identity: identity.to_owned(),
-        subscriptions: Some(subscriptions.to_vec()),
-    };
-    serde_json::to_string(&line).unwrap_or_default()
-}
-
-/// The thread's end: the file, how much of it is good, and the lines that live.
-struct Writer {
-    dir: PathBuf,
-    path: PathBuf,
-    file: Option<File>,
-    good_bytes: u64,
-    live: BTreeMap<String, String>,
-    live_bytes: u64,
-    rewrite_at: u64,
-    sync: bool,
-    /// Versions that are written, beyond the watermark: threads may hand theirs over out of order.
-    ahead: BTreeSet<u64>,
-}
-
-impl Writer {
-    fn new(
-        dir: &Path,
-        path: PathBuf,
-        sessions: &BTreeMap<String, Vec<Subscription>>,
-        sync: bool,
-    ) -> Self {
-        let live: BTreeMap<_, _> = sessions
-            .iter()
-            .map(|(identity, subscriptions)| (identity.clone(), line_of(identity, subscriptions)))
-            .collect();
-        Self {
-            dir: dir.to_owned(),
-            path,
-            file: None,
-            good_bytes: 0,
-            live_bytes: live.values().map(|line| line.len() as u64 + 1).sum(),
-            live,
-            rewrite_at: 0,
-            sync,
-            ahead: BTreeSet::new(),
-        }
-    }
-
-    /// Writes the living lines into a new file, which then takes the place of the old one.
-    fn rewrite(&mut self) -> io::Result<()> {
-        let new = self.path.with_extension("jsonl.new");
-        let written = self.write_new(&new);
-        if written.is_err() {
-            // Half a file would only take room.
-            let _ = fs::remove_file(&new);
-        }
-        let file = written?;
-        fs::rename(&new, &self.path)?;
-        File::open(&self.dir)?.sync_all()?;
-        self.file = Some(file);
-        self.good_bytes = self.live_bytes;
-        self.rewrite_at = 2 * self.live_bytes + REWRITE_BYTES_MIN;
-        Ok(())
-    }
-
-    fn write_new(&self, new: &Path) -> io::Result<File> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(new)?;
-        let mut text = String::new();
-        for line in self.live.values() {
-            text.push_str(line);
-            text.push('\n');
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        Ok(file)
-    }
-
-    /// Goes on behind the last whole line of the file that is there.
-    fn go_on(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let whole = memchr::memrchr(b'\n', bytes).map_or(0, |at| at as u64 + 1);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&self.path)?;
-        file.set_len(whole)?;
-        self.file = Some(file);
-        self.good_bytes = whole;
-        self.rewrite_at = 2 * whole + REWRITE_BYTES_MIN;
-        Ok(())
-    }
-
-    fn run(mut self, waiting: &mpsc::Receiver<Change>, durable: &AtomicU64) {
-        let mut batch = Vec::new();
-        let mut failing = false;
-        loop {
-            let next = if failing {
-                match waiting.recv_timeout(RETRY_EVERY) {
-                    Ok(change) => Ok(Some(change)),
-                    Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
-                    Err(mpsc::RecvTimeoutError::Disconnected) => Err(mpsc::RecvError),
-                }
-            } else {
-                waiting.recv().map(Some)
-            };
-            let Ok(next) = next else {
-                return;
-            };
-            batch.extend(next);
-            batch.extend(waiting.try_iter().take(CHANGES_MAX));
-            match self.write(&batch) {
-                Ok(()) => {
-                    if failing {
-                        tracing::info!("subscriptions are kept on disk again");
-                    }
-                    failing = false;
-                    self.confirm(&mut batch, durable);
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::error!(%error, "subscriptions cannot be kept on disk; \
-                            not acknowledged until they can");
-                    }
-                    failing = true;
-                }
-            }
-        }
-    }
-
-    /// Appends behind the good part; what a failed write left is cut off again.
-    fn write(&mut self, batch: &[Change]) -> io::Result<()> {
-        let mut text = String::new();
-        for change in batch {
-            text.push_str(&change.line);
-            text.push('\n');
-        }
-        let Some(file) = &self.file else {
-            return Err(io::Error::other("the file is not open"));
-        };
-        let written = file.write_all_at(text.as_bytes(), self.good_bytes);
-        let written = written.and_then(|()| if self.sync { file.sync_data() } else { Ok(()) });
-        if written.is_err() {
-            let _ = file.set_len(self.good_bytes);
-        }
-        written?;
-        self.good_bytes += text.len() as u64;
-        Ok(())
-    }
-
-    fn confirm(&mut self, batch: &mut Vec<Change>, durable: &AtomicU64) {
-        self.ahead.extend(batch.iter().map(|change| change.version));
-        let mut reached = durable.load(Ordering::Acquire);
-        while self.ahead.remove(&(reached + 1)) {
-            reached += 1;
-        }
-        durable.store(reached, Ordering::Release);
-        for change in batch.drain(..) {
-            change.waiter.raise(DURABLE);
-            let old = if change.lives {
-                self.live_bytes += change.line.len() as u64 + 1;
-                self.live.insert(change.identity, change.line)
-            } else {
-                self.live.remove(&change.identity)
-            };
-            self.live_bytes -= old.map_or(0, |line| line.len() as u64 + 1);
-        }
-        if self.good_bytes > self.rewrite_at
-            && let Err(error) = self.rewrite()
-        {
-            tracing::warn!(%error, "sessions.jsonl cannot be written anew; it goes on growing");
-            self.rewrite_at = 2 * self.good_bytes;
-        }
+        self.state.durable()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use super::*;
+    use crate::store::disk::RealDisk;
+
+    fn open(dir: &Path, sync: bool) -> (Journal, Restored) {
+        Journal::open(Arc::new(RealDisk::new(dir).unwrap()), 7, sync).unwrap()
+    }
+
+    fn file(dir: &Path) -> PathBuf {
+        let names = fs::read_dir(dir.join("state")).unwrap();
+        let mut logs: Vec<_> = names
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "log"))
+            .collect();
+        assert_eq!(logs.len(), 1, "{logs:?}");
+        logs.pop().unwrap()
+    }
 
     fn subscription(filter: &str) -> Subscription {
         Subscription {
@@ -367,89 +138,136 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_counts_and_a_torn_one_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let mailbox = Arc::new(Mailbox::default());
-        {
-            let (journal, (restored, _)) = Journal::open(dir.path(), true).unwrap();
-            assert!(restored.is_empty());
-            journal.record("d/a", Some(&[subscription("x")]), &mailbox);
-            journal.record("d/b", Some(&[subscription("y")]), &mailbox);
-            journal.record("d/b", None, &mailbox);
-            journal.record("d/a", Some(&[subscription("z")]), &mailbox);
+    fn the_last_value_counts_and_a_torn_one_is_dropped() {
+        for sync in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let mailbox = Arc::new(Mailbox::default());
+            {
+                let (journal, (restored, _)) = open(dir.path(), sync);
+                assert!(restored.is_empty());
+                journal.record("d/a", Some(&[subscription("x")]), &mailbox);
+                journal.record("d/b", Some(&[subscription("y")]), &mailbox);
+                journal.record("d/b", None, &mailbox);
+                journal.record("d/a", Some(&[subscription("z")]), &mailbox);
+            }
+            let mut bytes = fs::read(file(dir.path())).unwrap();
+            bytes.extend_from_slice(&0x4D52_4649_u32.to_le_bytes());
+            bytes.extend_from_slice(b"torn");
+            fs::write(file(dir.path()), &bytes).unwrap();
+            let (journal, (restored, damage)) = open(dir.path(), sync);
+            assert_eq!(restored.len(), 1);
+            assert_eq!(restored.get("d/a"), Some(&vec![subscription("z")]));
+            assert!(damage.is_empty(), "{damage:?}");
+            drop(journal);
+            assert_eq!(fs::metadata(file(dir.path())).unwrap().len(), 2 * 4096);
         }
-        let path = dir.path().join("sessions.jsonl");
-        let mut text = fs::read_to_string(&path).unwrap();
-        text.push_str("{\"identity\":\"d/c\",\"subs");
-        fs::write(&path, &text).unwrap();
-        let (journal, (restored, damage)) = Journal::open(dir.path(), true).unwrap();
-        assert_eq!(restored.len(), 1);
-        assert_eq!(restored.get("d/a"), Some(&vec![subscription("z")]));
-        assert!(damage.is_empty());
-        drop(journal);
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 
     #[test]
-    fn a_damaged_line_costs_only_itself_and_is_kept_for_support() {
-        let dir = tempfile::tempdir().unwrap();
-        let good = "{\"identity\":\"d/a\",\"subscriptions\":[{\"filter\":\"x\",\"qos\":1}]}\n";
-        fs::write(dir.path().join("sessions.jsonl"), format!("rot\n{good}")).unwrap();
-        let (_journal, (restored, damage)) = Journal::open(dir.path(), true).unwrap();
-        assert_eq!(restored.len(), 1);
-        assert_eq!(damage.len(), 1, "{damage:?}");
-        assert!(damage[0].starts_with("sessions.jsonl:1:"));
-        assert!(dir.path().join("sessions.jsonl.damaged").exists());
-    }
-
-    #[test]
-    fn durable_reaches_every_version() {
+    fn a_damaged_frame_costs_only_itself_and_is_kept_for_support() {
         let dir = tempfile::tempdir().unwrap();
         let mailbox = Arc::new(Mailbox::default());
-        let (journal, _) = Journal::open(dir.path(), true).unwrap();
+        let (journal, _) = open(dir.path(), true);
+        for identity in ["d/a", "d/b", "d/c"] {
+            journal.record(identity, Some(&[subscription("rotten")]), &mailbox);
+        }
+        drop(journal);
+        let path = file(dir.path());
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(3).position(|some| some == b"d/b").unwrap();
+        bytes[at + 20] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (journal, (restored, damage)) = open(dir.path(), true);
+        assert_eq!(restored.keys().collect::<Vec<_>>(), ["d/a", "d/c"]);
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert!(damage[0].contains("\"session/d/b\""), "{damage:?}");
+        assert_eq!(fs::read(dir.path().join("state/damaged")).unwrap(), bytes);
+        drop(journal);
+        assert_eq!(open(dir.path(), true).1.1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn durable_reaches_every_version_and_wakes_who_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let mailbox = Arc::new(Mailbox::default());
+        let (journal, _) = open(dir.path(), true);
         let last = (0..50)
             .map(|n| journal.record(&format!("d/{n}"), Some(&[]), &mailbox))
             .max()
             .unwrap();
+        assert_eq!((last, journal.newest()), (50, 50));
         let started = std::time::Instant::now();
         while journal.durable() < last {
             assert!(started.elapsed().as_secs() < 20, "never durable");
             std::thread::yield_now();
         }
+        drop(journal);
+        let waker = std::task::Waker::noop();
+        assert_eq!(mailbox.take(waker), crate::mailbox::DURABLE);
     }
 
     #[test]
     fn the_file_stays_near_what_lives_in_it() {
         let dir = tempfile::tempdir().unwrap();
         let mailbox = Arc::new(Mailbox::default());
-        let (journal, _) = Journal::open(dir.path(), false).unwrap();
+        let (journal, _) = open(dir.path(), false);
         let filters: Vec<_> = (0..10).map(|_| subscription(&"x".repeat(1000))).collect();
         for _ in 0..500 {
-            journal.record("d/a", Some(&filters), &mailbox);
+            let version = journal.record("d/a", Some(&filters), &mailbox);
+            // Otherwise most of them would never be written.
+            while journal.durable() < version {
+                std::thread::yield_now();
+            }
         }
         drop(journal);
-        let bytes = fs::metadata(dir.path().join("sessions.jsonl"))
-            .unwrap()
-            .len();
-        assert!(bytes < 2 * REWRITE_BYTES_MIN, "{bytes} bytes");
-        let (_journal, (restored, _)) = Journal::open(dir.path(), false).unwrap();
-        assert_eq!(restored["d/a"], filters);
+        let bytes = fs::metadata(file(dir.path())).unwrap().len();
+        assert!(bytes < 2 * 256 * 1024, "{bytes} bytes");
+        assert_eq!(open(dir.path(), false).1.0["d/a"], filters);
     }
 
     #[test]
     fn where_no_new_file_can_be_written_the_old_one_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let good = "{\"identity\":\"d/a\",\"subscriptions\":[{\"filter\":\"x\",\"qos\":1}]}\n";
-        let path = dir.path().join("sessions.jsonl");
-        fs::write(&path, format!("{good}{{\"identity\":\"torn")).unwrap();
-        // A folder in its place keeps the new file from being written.
-        fs::create_dir(dir.path().join("sessions.jsonl.new")).unwrap();
         let mailbox = Arc::new(Mailbox::default());
-        let (journal, (restored, _)) = Journal::open(dir.path(), true).unwrap();
+        let (journal, _) = open(dir.path(), true);
+        journal.record("d/a", Some(&[subscription("x")]), &mailbox);
+        drop(journal);
+        // A folder in its place keeps the new file from being written.
+        fs::create_dir(dir.path().join("state/new")).unwrap();
+        let old = file(dir.path());
+        let (journal, (restored, _)) = open(dir.path(), true);
         assert_eq!(restored.len(), 1);
         journal.record("d/b", Some(&[subscription("y")]), &mailbox);
         drop(journal);
-        let (_journal, (restored, damage)) = Journal::open(dir.path(), true).unwrap();
+        assert_eq!(file(dir.path()), old);
+        let (_journal, (restored, damage)) = open(dir.path(), true);
         assert_eq!((restored.len(), damage.len()), (2, 0));
+    }
+
+    #[test]
+    fn without_a_disk_all_is_durable_at_once() {
+        let mailbox = Arc::new(Mailbox::default());
+        let journal = Journal::memory();
+        let version = journal.record("d/a", Some(&[]), &mailbox);
+        assert_eq!((version, journal.durable(), journal.newest()), (1, 1, 1));
+        let waker = std::task::Waker::noop();
+        assert_eq!(mailbox.take(waker), crate::mailbox::DURABLE);
+    }
+
+    #[test]
+    fn a_value_that_is_no_session_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).unwrap());
+        let (state, ..) = State::open(Arc::clone(&disk), 7, false).unwrap();
+        let mailbox = Arc::new(Mailbox::default());
+        let value = Some(Bytes::from_static(b"{"));
+        state
+            .record("session/d/a", value.clone(), &mailbox)
+            .unwrap();
+        state.record("other/d/a", value, &mailbox).unwrap();
+        assert!(state.record("", None, &mailbox).is_err());
+        drop(state);
+        let (_journal, (restored, damage)) = open(dir.path(), false);
+        assert_eq!((restored.len(), damage.len()), (0, 1), "{damage:?}");
     }
 }

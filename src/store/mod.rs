@@ -36,6 +36,7 @@ mod recover;
 mod repack;
 mod scan;
 mod segment;
+pub mod state;
 mod threads;
 mod writer;
 

@@ -230,6 +230,12 @@ impl Store {
         }
     }
 
+    /// The store's id; `None` without a disk.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        self.log.as_ref().map(|log| log.store_id)
+    }
+
     /// Numbers that only grow; `None` without a disk.
     #[must_use]
     pub fn counters(&self) -> Option<&Counters> {

@@ -286,7 +286,7 @@ fn split_spares(
                 &*one.file,
                 salt(store_id, one.id),
                 one.size,
-                (0, u64::MAX),
+                (None, u64::MAX),
                 &mut |_| {},
             ) {
                 Ok(scanned) => scanned.frames > 0,
@@ -317,9 +317,8 @@ fn segment(
     recovered: &mut Recovered,
 ) -> io::Result<Option<Scanned>> {
     let base_seq = one.header.map_or(0, |header| header.base_seq);
-    // The checkpoint in front has the seq before the first.
-    let first_seq = base_seq.saturating_sub(1);
-    let seqs = (first_seq, seq_end.unwrap_or(u64::MAX));
+    let own_base = one.header.map(|header| header.base_seq);
+    let seqs = (own_base, seq_end.unwrap_or(u64::MAX));
     if let Some((footer, summaries)) = footer(one)? {
         let (size, end) = (one.size, footer.data_end);
         let segment = Segment::sealed(one.id, base_seq, size, end, summaries);
@@ -333,7 +332,7 @@ fn segment(
     let cut = torn_at(&scanned).filter(|_| is_newest);
     if let Some(cut) = cut {
         recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
-        scanned = scan(&*one.file, salt, one.size, (first_seq, cut), &mut |_| {})?;
+        scanned = scan(&*one.file, salt, one.size, (own_base, cut), &mut |_| {})?;
     }
     let repacked = one.header.is_some_and(|header| header.repacked);
     if !repacked {
@@ -421,7 +420,7 @@ fn notes(known: &[Known], store_id: u64, recovered: &mut Recovered) -> io::Resul
             &*one.file,
             salt(store_id, one.id),
             one.size,
-            (0, seq_end.unwrap_or(last_seq)),
+            (None, seq_end.unwrap_or(last_seq)),
             &mut |visited| {
                 last_kind = Some(visited.kind);
                 if visited.kind == Kind::Control {

@@ -190,7 +190,10 @@ fn copy(
     spare.file.sync_data()?;
     log.disk
         .rename(&segment_path(spare.id), &segment_path(last.id))?;
-    log.disk.sync_dir(SEGMENTS)?;
+    if let Err(error) = log.disk.sync_dir(SEGMENTS) {
+        // Whichever of the two files has the name after a loss of power will do.
+        tracing::warn!(%error, "the store's folder could not be synced");
+    }
     Ok(segment)
 }
 

@@ -165,7 +165,7 @@ impl Segment {
             &*file,
             salt(store_id, self.id),
             self.data_end.load(Ordering::Acquire),
-            (self.base_seq.saturating_sub(1), seq_end),
+            (Some(self.base_seq), seq_end),
             &mut |_| {},
         )?;
         *self.lists() = Lists::Built(scanned.lists);
@@ -282,7 +282,8 @@ pub struct Visited<'a> {
     pub payload: &'a [u8],
 }
 
-/// Scans the frames of a segment up to `end`. `visit` gets every sound one.
+/// Scans the frames of a segment up to `end`. `visit` gets every sound one. Without `base_seq`
+/// nobody knows where it should begin.
 ///
 /// # Errors
 /// Whatever the disk answers.
@@ -290,10 +291,12 @@ pub fn scan(
     file: &dyn DiskFile,
     salt: u32,
     end: u64,
-    (first_seq, seq_end): (u64, u64),
+    (base_seq, seq_end): (Option<u64>, u64),
     visit: &mut dyn FnMut(&Visited<'_>),
 ) -> io::Result<Scanned> {
     let mut scanned = Scanned::default();
+    // In front is the checkpoint, with the seq before the first.
+    let first_seq = base_seq.map_or(0, |base_seq| base_seq.saturating_sub(1));
     let range = (PAGE_BYTES as u64, end);
     let mut scanner = Scanner::new(file, salt, range, (first_seq, seq_end));
     while let Some(found) = scanner.next()? {
@@ -309,6 +312,9 @@ pub fn scan(
                     scanned.gaps.push((scanned.seqs.1 + 1, header.seq - 1));
                 }
                 if scanned.frames == 0 {
+                    if let Some(base_seq) = base_seq.filter(|base_seq| header.seq > *base_seq) {
+                        scanned.gaps.push((base_seq, header.seq - 1));
+                    }
                     scanned.seqs.0 = header.seq;
                 }
                 scanned.seqs.1 = header.seq;

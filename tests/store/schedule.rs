@@ -529,6 +529,10 @@ impl Life {
             }
             self.store().detach(&queue, &self.reader);
         }
+        let mut losses = Vec::new();
+        let time = (self.now_ms, WALL_MS + self.now_ms);
+        self.store().sweep(time, &mut losses);
+        self.count(&losses);
         found
     }
 
