@@ -322,6 +322,7 @@ fn log_of(
     let durable_seq = recovered.next_seq - 1;
     let writer = Writer::new(active, recovered.last, durable_seq);
     let sizes = recovered.spares.iter().chain(&recovered.free);
+    let sizes = sizes.chain(&recovered.obsolete);
     let spare_bytes: u64 = sizes.map(|(_, size)| size).sum();
     let mut keeper = Keeper::new(recovered.next_segment, recovered.free.clone());
     let mut spares = std::collections::VecDeque::new();
@@ -340,6 +341,7 @@ fn log_of(
             keeper.freeing.insert(*id, *size);
         }
     }
+    keeper.freeing.extend(recovered.obsolete.iter().copied());
     keeper.pool.retain(|(id, size)| {
         let fits = *size == options.segment_bytes;
         if !fits && disk.remove(&super::layout::free_path(*id)).is_err() {

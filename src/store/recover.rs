@@ -91,6 +91,8 @@ pub struct Recovered {
     pub active: Option<Continued>,
     /// Segments in `seg/` that were never used, with their sizes.
     pub spares: Vec<(u64, u64)>,
+    /// Segments in `seg/` that nobody needs any more, with their sizes.
+    pub obsolete: Vec<(u64, u64)>,
     /// Segments in `free/`, with their sizes.
     pub free: Vec<(u64, u64)>,
     /// Cursors and names.
@@ -140,6 +142,7 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
         return Ok(recovered);
     };
     split_spares(store_id, &mut known, &mut recovered)?;
+    drop_repacked(&mut known, &mut recovered);
     let mut newest = None;
     for at in 0..known.len() {
         let is_newest = at + 1 == known.len();
@@ -305,6 +308,29 @@ fn split_spares(
         used
     });
     error.map_or(Ok(()), Err)
+}
+
+/// Takes out the segments whose messages are in a repacked one already: the end came before their
+/// files were removed.
+fn drop_repacked(known: &mut Vec<Known>, recovered: &mut Recovered) {
+    let repacked: Vec<_> = known
+        .iter()
+        .filter_map(|one| one.header)
+        .filter(|header| header.repacked)
+        .collect();
+    known.retain(|one| {
+        let Some(own) = one.header else {
+            return true;
+        };
+        let covered = repacked
+            .iter()
+            .any(|header| own.id < header.id && own.base_seq >= header.base_seq);
+        if covered {
+            recovered.obsolete.push((one.id, one.size));
+            recovered.retired.insert(one.id);
+        }
+        !covered
+    });
 }
 
 /// Takes one segment in: by its footer, or by a scan. The newest one's scan is handed back.
