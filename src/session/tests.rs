@@ -194,7 +194,7 @@ fn keep_alive_ends_at_one_and_a_half() {
 fn what_the_hub_sends_is_no_sign_of_life_of_the_client() {
     let mut session = active(10);
     deliver(&mut session, 14_000, QoS::AtMostOnce, 1);
-    session.acknowledge(id(1));
+    session.acknowledge(id(1), 0);
     assert_closes_at(&mut session, 15_000, &Close::KeepAlive);
 }
 
@@ -423,4 +423,22 @@ fn pings_are_answered_and_disconnect_is_the_end() {
     let late = session.handle_packet(0, FromClient::PingReq);
     assert!(matches!(late, Ok(Event::None)));
     assert!(written(&mut session).is_empty());
+}
+
+#[test]
+fn pubacks_wait_for_the_disk_in_their_order() {
+    let mut session = active(0);
+    let _ = written(&mut session);
+    session.acknowledge(id(1), 5);
+    session.acknowledge(id(2), 0);
+    session.acknowledge(id(3), 7);
+    assert!(written(&mut session).is_empty());
+    assert_eq!(session.unkept_seq(), Some(5));
+    session.handle_kept(6);
+    assert_eq!(written(&mut session), ["PUBACK 1", "PUBACK 2"]);
+    session.handle_kept(9);
+    assert_eq!(written(&mut session), ["PUBACK 3"]);
+    session.acknowledge(id(4), 8);
+    assert_eq!(written(&mut session), ["PUBACK 4"]);
+    assert_eq!(session.unkept_seq(), None);
 }

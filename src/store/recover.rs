@@ -148,7 +148,8 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
         let is_newest = at + 1 == known.len();
         let seq_end = seq_end(known.get(at..).unwrap_or_default());
         if let Some(one) = known.get(at) {
-            let scanned = segment(one, store_id, seq_end, is_newest, repair, &mut recovered)?;
+            let ends = (seq_end, kept_seq(known.get(at..).unwrap_or_default()));
+            let scanned = segment(one, store_id, ends, is_newest, repair, &mut recovered)?;
             newest = is_newest.then_some(scanned).flatten();
         }
     }
@@ -176,6 +177,14 @@ fn seq_end(known: &[Known]) -> Option<u64> {
         next.base_seq
     };
     Some(end)
+}
+
+/// What the segment after the first of these knows to be kept in it.
+fn kept_seq(known: &[Known]) -> u64 {
+    let next = known.get(1).and_then(|next| next.header);
+    let own = known.first().map(|one| one.id);
+    next.filter(|next| Some(next.previous_id) == own)
+        .map_or(0, |next| next.previous_last_seq)
 }
 
 /// Reads `FORMAT`; one with a wrong checksum counts as none.
@@ -337,7 +346,7 @@ fn drop_repacked(known: &mut Vec<Known>, recovered: &mut Recovered) {
 fn segment(
     one: &Known,
     store_id: u64,
-    seq_end: Option<u64>,
+    (seq_end, kept_seq): (Option<u64>, u64),
     is_newest: bool,
     repair: bool,
     recovered: &mut Recovered,
@@ -355,7 +364,8 @@ fn segment(
     }
     let salt = salt(store_id, one.id);
     let mut scanned = scan(&*one.file, salt, one.size, seqs, &mut |_| {})?;
-    let cut = torn_at(&scanned).filter(|_| is_newest);
+    scanned.durable_seq = scanned.durable_seq.max(kept_seq);
+    let cut = torn_at(&scanned);
     if let Some(cut) = cut {
         recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
         scanned = scan(&*one.file, salt, one.size, (own_base, cut), &mut |_| {})?;
@@ -539,7 +549,9 @@ fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovere
         // What a kill left in the page cache counts as kept from here on.
         let synced = one.file.sync_data();
         let seqs = (recovered.last.1, scanned.frames);
-        let sealed = synced.and_then(|()| segment.seal(&*one.file, seqs, true));
+        let sealed = synced
+            .and_then(|()| segment.seal(&*one.file, seqs, true))
+            .and_then(|()| one.file.sync_data());
         if let Err(error) = sealed {
             let what = format!("segment {:016x} could not be sealed: {error}", one.id);
             recovered.remarks.push(what);

@@ -77,7 +77,9 @@ fn write(store: &Store, now_ms: &NowMs) {
         } else {
             sync_due.map_or(u64::MAX, |due| due.saturating_sub(now))
         };
-        if wait_ms > 0 && sleep(log, front, wait_ms) && may_sync > now_ms() {
+        if wait_ms == 0 {
+            drop(front);
+        } else if sleep(log, front, wait_ms) && may_sync > now_ms() {
             // Woken by more work, for which the wear budget has no sync yet.
             continue;
         }

@@ -365,6 +365,11 @@ impl Writer {
         if let Err(error) = active.segment.seal(&*active.file, last, false) {
             // Its lists stay in memory, and are made anew at the next start.
             tracing::warn!(%error, segment = active.segment.id, "a segment could not be sealed");
+        } else if log.options().sync != SyncPolicy::Os
+            && let Err(error) = sync_file(log, &*active.file)
+        {
+            // The messages in it were synced before.
+            tracing::warn!(%error, segment = active.segment.id, "the end of a segment");
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Model {
             Event::Connect(_) => self.session.accept(self.now_ms, false, 10),
             Event::Publish(publish) => match publish.packet_id {
                 Some(_) if self.now_ms.is_multiple_of(3) => self.session.hold_back(self.now_ms),
-                Some(packet_id) => self.session.acknowledge(packet_id),
+                Some(packet_id) => self.session.acknowledge(packet_id, 0),
                 None => {}
             },
             Event::Subscribe(subscribe) => {
