@@ -137,6 +137,8 @@ pub struct Client {
     pub(super) parsed: Option<ParsedTopic>,
     /// In flight to the previous connection, to be sent again before anything else.
     pub(super) resumed: VecDeque<(PacketId, Place)>,
+    /// The connection has ended; what is published now is its will.
+    pub(super) is_going: bool,
     /// The newest message appended in this batch; 0: none.
     pub(super) appended_seq: u64,
     pub(super) responses: VecDeque<Response>,

@@ -257,6 +257,7 @@ impl Hub {
     /// Takes a connection's place away: its will is published unless void, what is in flight waits
     /// for the next connection (persistent session) or goes back to its queue.
     pub fn detach(&self, mut client: Client, session: Session<Token>, close: &Close, now: Now) {
+        client.is_going = true;
         self.publish_will(&mut client, now);
         self.end_of_batch(&mut client);
         let (in_flight, next_id) = session.park();
@@ -388,6 +389,7 @@ impl Hub {
             held: None,
             parsed: None,
             resumed: VecDeque::new(),
+            is_going: false,
             appended_seq: 0,
             responses: VecDeque::new(),
             response_qos: None,

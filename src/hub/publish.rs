@@ -357,6 +357,7 @@ impl Hub {
                 copies: &held.copies,
                 waiter: mailbox,
                 is_patient,
+                is_last: client.is_going,
                 now_ms: now.ms,
             };
             let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);

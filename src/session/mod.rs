@@ -111,8 +111,9 @@ pub struct Session<T> {
     held_back_ms: Option<u64>,
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
-    /// PUBACKs that wait for the disk, in the order of their messages (MQTT-4.6.0-2).
-    unkept: VecDeque<(u64, PacketId)>,
+    /// PUBACKs that wait for the disk, in the order of their messages (MQTT-4.6.0-2), and PINGRESPs
+    /// (`None`) behind them: a client that pings to learn how far the hub is gets a true answer.
+    unkept: VecDeque<(u64, Option<PacketId>)>,
     /// Everything up to this seq is kept.
     kept_seq: u64,
     output: Output,
@@ -214,7 +215,10 @@ impl<T> Session<T> {
             FromClient::Subscribe(subscribe) => Ok(Event::Subscribe(subscribe)),
             FromClient::Unsubscribe(unsubscribe) => Ok(Event::Unsubscribe(unsubscribe)),
             FromClient::PingReq => {
-                self.encode(&FromServer::PingResp);
+                match self.unkept.back() {
+                    Some((seq, _)) => self.unkept.push_back((*seq, None)),
+                    None => self.encode(&FromServer::PingResp),
+                }
                 Ok(Event::None)
             }
             FromClient::Disconnect => {
@@ -249,7 +253,7 @@ impl<T> Session<T> {
     /// Sends PUBACK once everything up to `seq` is kept, and behind those before it.
     pub fn acknowledge(&mut self, packet_id: PacketId, seq: u64) {
         if seq > self.kept_seq || !self.unkept.is_empty() {
-            self.unkept.push_back((seq, packet_id));
+            self.unkept.push_back((seq, Some(packet_id)));
             return;
         }
         self.puback(packet_id);
@@ -260,7 +264,10 @@ impl<T> Session<T> {
         self.kept_seq = self.kept_seq.max(seq);
         while let Some((_, packet_id)) = self.unkept.pop_front_if(|(seq, _)| *seq <= self.kept_seq)
         {
-            self.puback(packet_id);
+            match packet_id {
+                Some(packet_id) => self.puback(packet_id),
+                None => self.encode(&FromServer::PingResp),
+            }
         }
     }
 

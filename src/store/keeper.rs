@@ -78,6 +78,18 @@ impl Keeper {
         more
     }
 
+    /// Has the first spare ready, so that nobody has to wait for it after the start.
+    pub fn begin(&mut self, log: &Log) {
+        let options = log.options();
+        if !lock(&log.spares).is_empty() {
+            return;
+        }
+        if let Ok(Some(spare)) = self.spare(log, &options) {
+            lock(&log.spares).push_back(spare);
+            log.is_roomy.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// When [`Keeper::step`] is due, in milliseconds of the hub's clock.
     pub fn due_ms(&self, log: &Log) -> u64 {
         let is_full = log.is_full.load(Ordering::Relaxed);
@@ -196,6 +208,12 @@ impl Keeper {
     fn supply(&mut self, log: &Log) {
         let options = log.options();
         let wanted = SPARES + reserve_segments(&options);
+        let used = log.file_bytes.load(Ordering::Relaxed);
+        let left = options.max_bytes.saturating_sub(used);
+        let free = log.disk.free_bytes().unwrap_or(0);
+        let left = left.min(free.saturating_sub(options.min_free_bytes));
+        let reserve = wanted as u64 * options.segment_bytes;
+        log.is_roomy.store(left >= reserve, Ordering::Relaxed);
         let mut made = false;
         let mut failed = None;
         while lock(&log.spares).len() < wanted {
@@ -489,7 +507,7 @@ pub(super) fn drop_from_disk(
         }
         let list = segment.list(&*log.disk, number, 0).ok()?;
         for entry in Position::default().entries_of(&list) {
-            let enough = messages > wanted_messages || (messages > 0 && bytes >= wanted_bytes);
+            let enough = messages > 0 && (messages >= wanted_messages || bytes >= wanted_bytes);
             if enough || entry.seq >= request.to {
                 break 'segments;
             }

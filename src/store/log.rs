@@ -132,6 +132,8 @@ pub(super) struct Log {
     /// Nothing more can be written until the disk works again.
     pub has_failed: AtomicBool,
     pub is_full: AtomicBool,
+    /// There is room on the disk for more segments than the reserve.
+    pub is_roomy: AtomicBool,
     /// The writer has no segment to write to.
     pub is_blocked: AtomicBool,
     quarantined: AtomicU64,
@@ -176,6 +178,7 @@ impl Log {
             orphans: Mutex::new(orphans),
             has_failed: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            is_roomy: AtomicBool::new(false),
             is_blocked: AtomicBool::new(false),
             quarantined: AtomicU64::new(0),
             counters: Counters::default(),
@@ -216,7 +219,7 @@ impl Log {
                 .collect()
         };
         for (_, waiter) in told {
-            waiter.raise(DURABLE);
+            waiter.raise(DURABLE | SPACE);
         }
     }
 
@@ -228,15 +231,20 @@ impl Log {
             waiter.raise(DURABLE);
             return;
         }
-        let known = front
-            .waiters
-            .iter_mut()
-            .find(|(_, other)| Arc::ptr_eq(other, waiter));
-        match known {
-            // Woken at the first, it asks again for what is left.
-            Some(known) => known.0 = known.0.min(seq),
-            None => front.waiters.push((seq, Arc::clone(waiter))),
+        front.waiters.push((seq, Arc::clone(waiter)));
+        self.wake_writer(front);
+    }
+
+    /// Asks to be told, with `SPACE` too, when all that was appended is kept.
+    pub fn await_all(&self, waiter: &Arc<Mailbox>) {
+        let mut front = self.front();
+        let seq = front.next_seq - 1;
+        if self.kept() >= seq {
+            drop(front);
+            waiter.raise(SPACE);
+            return;
         }
+        front.waiters.push((seq, Arc::clone(waiter)));
         self.wake_writer(front);
     }
 

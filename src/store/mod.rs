@@ -168,6 +168,8 @@ pub struct Append<'a> {
     pub waiter: &'a Arc<Mailbox>,
     /// Whether it waits for room. One that does not waits for the writer only.
     pub is_patient: bool,
+    /// The sender has gone: it cannot be asked again, so the writer's bounds do not count.
+    pub is_last: bool,
     /// Milliseconds of the hub's clock.
     pub now_ms: u64,
 }
@@ -269,6 +271,14 @@ impl Store {
         for copy in append.copies {
             let mut state = copy.queue.lock();
             if !self.make_room(copy, &mut state, bytes, &bounds, losses) {
+                if let Some(log) = self.log.as_ref().filter(|_| bounds.drop_oldest) {
+                    // The oldest are not written yet, so nothing can be dropped for a moment.
+                    drop(locked);
+                    drop(state);
+                    log.await_all(append.waiter);
+                    let place = Place::Writer;
+                    return Err(Full { place });
+                }
                 if append.is_patient {
                     state.wait(append.waiter);
                 }
@@ -545,14 +555,16 @@ fn take_log(
     let needs = frame * frames as u64 + writer::list_bytes(append.copies.len());
     let is_large = front.batch.bytes() as u64 + needs > log::BATCH_BYTES_MAX as u64;
     let is_long = front.batch.frames().len() >= log::BATCH_MESSAGES_MAX;
-    if !front.batch.is_empty() && (is_large || is_long) {
+    if !front.batch.is_empty() && !append.is_last && (is_large || is_long) {
         front.busy.push(Arc::clone(append.waiter));
         log.wake_writer(front);
         let place = Place::Writer;
         return Err(Full { place });
     }
     if front.room < needs {
-        if append.is_patient {
+        // At the start, or after a burst, the next segment is on its way.
+        let is_full = log.is_full.load(Ordering::Relaxed) || log.has_failed.load(Ordering::Relaxed);
+        if append.is_patient || !is_full {
             let known = front
                 .full
                 .iter()
@@ -563,7 +575,7 @@ fn take_log(
         }
         drop(front);
         log.wake_keeper();
-        let place = Place::Store;
+        let place = if is_full { Place::Store } else { Place::Writer };
         return Err(Full { place });
     }
     front.room -= needs;

@@ -352,7 +352,11 @@ fn segment(
     recovered: &mut Recovered,
 ) -> io::Result<Option<Scanned>> {
     let base_seq = one.header.map_or(0, |header| header.base_seq);
-    let own_base = one.header.map(|header| header.base_seq);
+    let own_base = match one.header {
+        Some(header) => Some(header.base_seq),
+        // Its header is lost; it goes on where the one before ends.
+        None => (recovered.last.0 > 0).then_some(recovered.last.1 + 1),
+    };
     let seqs = (own_base, seq_end.unwrap_or(u64::MAX));
     if let Some((footer, summaries)) = footer(one)? {
         let (size, end) = (one.size, footer.data_end);

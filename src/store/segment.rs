@@ -308,6 +308,10 @@ pub fn scan(
                 bytes,
                 is_sound,
             } => {
+                if header.kind == Kind::Data && base_seq.is_some_and(|base| header.seq < base) {
+                    // It is in the segment before, too.
+                    continue;
+                }
                 if header.seq > scanned.seqs.1 + 1 && scanned.frames > 0 {
                     scanned.gaps.push((scanned.seqs.1 + 1, header.seq - 1));
                 }

@@ -17,9 +17,11 @@ impl Store {
     /// # Errors
     /// The system has no more threads.
     pub fn start(self: &Arc<Self>, now_ms: &NowMs) -> io::Result<()> {
-        if self.log.is_none() {
+        let Some(log) = &self.log else {
             return Ok(());
-        }
+        };
+        lock(&log.keeper).begin(log);
+        lock(&log.writer).tell_room(log);
         let mut threads = Vec::new();
         for (name, run) in [
             ("store-writer", write as fn(&Self, &NowMs)),

@@ -425,7 +425,13 @@ impl Writer {
             let used = active.end + active.tail.len() as u64 + active.segment.seal_bytes();
             size.saturating_sub(used + 3 * PAGE_BYTES as u64)
         });
-        let reserve = reserve_segments(&options);
+        // As long as the disk has room for more, what is ready need not be the reserve.
+        let is_roomy = log.is_roomy.load(Ordering::Relaxed);
+        let reserve = if is_roomy {
+            0
+        } else {
+            reserve_segments(&options)
+        };
         let spares: u64 = {
             let spares = lock(&log.spares);
             let usable = spares.len().saturating_sub(reserve);

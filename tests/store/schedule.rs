@@ -253,6 +253,7 @@ impl Life {
                 copies: &copies,
                 waiter: &self.waiter,
                 is_patient: true,
+                is_last: false,
                 now_ms: self.now_ms,
             };
             let store = self.store.as_ref().unwrap();

@@ -73,8 +73,10 @@ fn no_listener_at_all_is_an_error_only_when_written() {
 fn sizes_have_to_fit_each_other() {
     for (section, expected) in [
         (
-            "[store]\nmax_bytes = \"4MiB\"",
-            "9:13: `max_bytes` (4194304) is less than `segment_bytes` (8388608)",
+            "[store]\nmax_bytes = \"3MiB\"",
+            "9:13: `max_bytes` (3145728) is less than the store needs: 3895296 (one segment to \
+             write, one in reserve for acknowledgements, one to turn over; lower \
+             `max_message_bytes` makes segments smaller)",
         ),
         (
             "[limits]\nmax_message_bytes = \"8MiB\"",
