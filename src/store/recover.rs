@@ -376,7 +376,10 @@ fn segment(
     }
     let repacked = one.header.is_some_and(|header| header.repacked);
     if !repacked {
-        recovered.damaged.extend(damaged(&scanned, one.id));
+        // Where it begins is a guess without a header: seqs are left out after a torn end.
+        let guessed = one.header.is_none() && scanned.gaps.first().map(|gap| gap.0) == own_base;
+        let gaps = damaged(&scanned, one.id).skip(usize::from(guessed));
+        recovered.damaged.extend(gaps);
     }
     let last_seq = scanned.seqs.1.max(base_seq.saturating_sub(1));
     recovered.last = (one.id, last_seq);
@@ -435,13 +438,12 @@ fn torn_at(scanned: &Scanned) -> Option<u64> {
         .min()
 }
 
-fn damaged(scanned: &Scanned, segment: u64) -> Vec<Damaged> {
-    let gaps = scanned.gaps.iter().map(|gap| Damaged {
+fn damaged(scanned: &Scanned, segment: u64) -> impl Iterator<Item = Damaged> {
+    scanned.gaps.iter().map(move |gap| Damaged {
         seqs: *gap,
         lanes: Vec::new(),
         segment,
-    });
-    gaps.collect()
+    })
 }
 
 /// Reads the notes, from the newest segment that has a checkpoint on.

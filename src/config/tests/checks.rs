@@ -74,7 +74,7 @@ fn sizes_have_to_fit_each_other() {
     for (section, expected) in [
         (
             "[store]\nmax_bytes = \"3MiB\"",
-            "9:13: `max_bytes` (3145728) is less than the store needs: 3895296 (one segment to \
+            "9:13: `max_bytes` (3145728) is less than the store needs: 3686400 (one segment to \
              write, one in reserve for acknowledgements, one to turn over; lower \
              `max_message_bytes` makes segments smaller)",
         ),
