@@ -31,17 +31,7 @@ fn seeded_schedules_agree_with_the_model() {
     let count: u64 = std::env::var("SEEDS").map_or(600, |s| s.parse().unwrap());
     let mut all = Seen::default();
     for seed in FAILED.iter().copied().chain(first..first + count) {
-        if std::env::var("TRACE").is_ok() {
-            eprintln!("seed {seed}: {:?}", Plan::of(seed));
-        }
-        let seen = run(seed);
-        all.appended += seen.appended;
-        all.refused += seen.refused;
-        all.delivered += seen.delivered;
-        all.again += seen.again;
-        all.crashes += seen.crashes;
-        all.faults += seen.faults;
-        all.losses += seen.losses;
+        all.add(&run(seed));
     }
     println!("{count} schedules: {all:?}");
     assert!(count < 100 || (all.crashes > 0 && all.faults > 0 && all.delivered > all.again));

@@ -4,6 +4,7 @@ mod check;
 mod identities;
 mod logging;
 mod routes;
+mod store;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -62,6 +63,11 @@ enum Command {
     },
     /// Print a SAS token
     Token(identities::TokenArgs),
+    /// Look into the store of a hub, check it, drop what waits for an endpoint
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
+    },
     /// Make certificates for development
     Certs {
         #[command(subcommand)]
@@ -151,6 +157,7 @@ fn run_command(command: Command) -> Result<(), Failure> {
         Command::Routes { command } => routes::routes(&command),
         Command::Identity { command } => identities::identity(command),
         Command::Token(args) => identities::token(&args),
+        Command::Store { command } => store::store(&command),
         Command::Certs { command } => certs(command),
     }
 }

@@ -11,7 +11,7 @@ use crate::limits::{SEGMENT_OVERHEAD_BYTES, segment_bytes};
 use crate::server::Clock;
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::journal::Journal;
-use crate::store::{self, Options, Store};
+use crate::store::{self, Opened, Options, Store};
 
 /// The folder of the store in `data_dir`.
 pub const STORE_DIR: &str = "store";
@@ -65,6 +65,56 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
         journal,
         sessions,
     })
+}
+
+/// The store of a hub that does not run, for maintenance: without threads, and with the lock that
+/// keeps a hub from starting.
+#[derive(Debug)]
+pub struct Stopped {
+    /// The store.
+    pub store: Store,
+    /// What opening it came upon.
+    pub opened: Opened,
+    /// The clock that its times are of.
+    pub clock: Clock,
+    _lock: std::fs::File,
+}
+
+impl Stopped {
+    /// Opens the store of a configuration, which must be there.
+    ///
+    /// # Errors
+    /// The configuration keeps nothing on disk, a hub runs, or the store cannot be opened.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let system = |error: String| StartError::System(error);
+        let Some(options) = options(config) else {
+            let line = "store.sync is \"memory\": nothing is kept on disk".to_owned();
+            return Err(StartError::Configuration(vec![line]));
+        };
+        let data = &config.data_dir;
+        let lock = super::lock(data).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "; stop that hub first",
+                _ => "",
+            };
+            system(format!("{}: {error}{hint}", data.display()))
+        })?;
+        let dir = data.join(STORE_DIR);
+        let at = |error: std::io::Error| system(format!("{}: {error}", dir.display()));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::existing(&dir));
+        let random = files::random().map(u64::from_le_bytes).map_err(at)?;
+        let clock = Clock::start();
+        let now = clock.now();
+        let time = (now.ms, now.wall_ms);
+        let (store, opened) =
+            Store::open(disk, options, bounds(config), random, time).map_err(at)?;
+        Ok(Self {
+            store,
+            opened,
+            clock,
+            _lock: lock,
+        })
+    }
 }
 
 /// How the log writes; `None`: there is none.

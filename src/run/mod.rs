@@ -32,6 +32,7 @@ use crate::routes::RouteTable;
 use crate::server::tls::{SharedTls, TlsState};
 use crate::server::{self, Clock, Shared};
 use crate::store::Bounds;
+pub use durable::{STORE_DIR, Stopped};
 use watching::{Seen, Watch, watched};
 
 /// Between two looks at expired messages and gauges.
@@ -390,7 +391,7 @@ fn instance() -> Result<String, String> {
 }
 
 /// Every connection is a file: take as many as the system lets us have.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let raised = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let wanted = rustix::process::Rlimit {
         current: raised.maximum,

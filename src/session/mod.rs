@@ -262,8 +262,11 @@ impl<T> Session<T> {
     /// Everything up to `seq` is kept.
     pub fn handle_kept(&mut self, seq: u64) {
         self.kept_seq = self.kept_seq.max(seq);
-        while let Some((_, packet_id)) = self.unkept.pop_front_if(|(seq, _)| *seq <= self.kept_seq)
-        {
+        while let Some((seq, packet_id)) = self.unkept.front().copied() {
+            if seq > self.kept_seq {
+                return;
+            }
+            self.unkept.pop_front();
             match packet_id {
                 Some(packet_id) => self.puback(packet_id),
                 None => self.encode(&FromServer::PingResp),

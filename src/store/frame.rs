@@ -19,6 +19,8 @@ pub const SYNC_WORD: u32 = 0x4D52_4649;
 pub const HEADER_BYTES: usize = 48;
 /// Bytes per lane in the header.
 pub const LANE_BYTES: usize = 8;
+/// The longest header.
+pub const HEADER_BYTES_MAX: usize = HEADER_BYTES + LANES_MAX * LANE_BYTES;
 /// Frames begin at multiples of this.
 pub const ALIGN: usize = 8;
 /// Lanes that one frame lists; a wider fan-out takes several frames.

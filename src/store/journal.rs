@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::state::State;
+use super::state::read::Values;
 use crate::mailbox::Mailbox;
 use crate::store::disk::Disk;
 
@@ -32,6 +33,23 @@ pub struct Journal {
 /// What was read at start: the sessions, and a sentence for each thing that was lost.
 pub type Restored = (BTreeMap<String, Vec<Subscription>>, Vec<String>);
 
+/// The sessions among the values of the small state; `damage` is what was lost before.
+pub(super) fn sessions(values: Values, mut damage: Vec<String>) -> Restored {
+    let mut sessions = BTreeMap::new();
+    for (key, value) in values {
+        let Some(identity) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        match serde_json::from_slice(&value) {
+            Ok(subscriptions) => {
+                sessions.insert(identity.to_owned(), subscriptions);
+            }
+            Err(error) => damage.push(format!("the value of {key:?} does not read: {error}")),
+        }
+    }
+    (sessions, damage)
+}
+
 impl Journal {
     /// Reads the sessions of a store, and starts their writer. `sync` says whether a change is on
     /// disk before it counts as durable.
@@ -39,20 +57,8 @@ impl Journal {
     /// # Errors
     /// Whatever the disk answers, except that it is full; damaged content is no error.
     pub fn open(disk: Arc<dyn Disk>, store_id: u64, sync: bool) -> io::Result<(Self, Restored)> {
-        let (state, values, mut damage) = State::open(disk, store_id, sync)?;
-        let mut sessions = BTreeMap::new();
-        for (key, value) in values {
-            let Some(identity) = key.strip_prefix(PREFIX) else {
-                continue;
-            };
-            match serde_json::from_slice(&value) {
-                Ok(subscriptions) => {
-                    sessions.insert(identity.to_owned(), subscriptions);
-                }
-                Err(error) => damage.push(format!("the value of {key:?} does not read: {error}")),
-            }
-        }
-        Ok((Self { state }, (sessions, damage)))
+        let (state, values, damage) = State::open(disk, store_id, sync)?;
+        Ok((Self { state }, sessions(values, damage)))
     }
 
     /// A journal that keeps nothing: every version is durable at once.

@@ -204,6 +204,12 @@ impl Footer {
     /// Reads the page; `None` where it is no footer of this segment.
     #[must_use]
     pub fn read(page: &[u8], id: u64) -> Option<Self> {
+        Self::read_any(page).filter(|footer| footer.id == id)
+    }
+
+    /// Reads the page, whichever segment it ends; `None` where it is no footer.
+    #[must_use]
+    pub fn read_any(page: &[u8]) -> Option<Self> {
         let known = page.get(..8) == Some(FOOTER_MAGIC)
             && read_u16(page, 8) == Some(FORMAT_VERSION)
             && is_sound(page);
@@ -217,7 +223,7 @@ impl Footer {
             summaries: field(5)?,
             summaries_crc: field(6)?,
         };
-        (known && footer.id == id).then_some(footer)
+        known.then_some(footer)
     }
 
     /// Bytes of all summaries.

@@ -219,6 +219,7 @@ impl Store {
             return;
         };
         let mut writer = lock(&log.writer);
+        log.front().note |= !lock(&log.dirty).is_empty();
         // What was on its way, what waits, the last note: each is a batch.
         for _ in 0..4 {
             if writer.step(self, log, now_ms, false) != Step::Done {
@@ -411,7 +412,7 @@ fn found_lanes(disk: &dyn Disk, recovered: &Recovered) -> (HashMap<u32, FoundLan
     (lanes, remarks)
 }
 
-fn sentence(damaged: &Damaged, recovered: &Recovered) -> String {
+pub(super) fn sentence(damaged: &Damaged, recovered: &Recovered) -> String {
     let (first, last) = damaged.seqs;
     let names = damaged.lanes.iter().map(|lane| {
         let (number, priority) = of_lane(*lane);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::clock::TrustedClock;
-use super::lane::{InFlight, Lane, Read, Request, Waiting};
+use super::lane::{InFlight, Lane, Request, Waiting};
 use super::{Bounds, Full, Loss, LossReason, Place, lock};
 use crate::mailbox::{DELIVERY, Mailbox, SPACE};
 use crate::message::{Endpoint, Message, Priority};
@@ -129,7 +129,7 @@ impl Cache {
     /// One queue.
     const QUEUE_BYTES_MAX: u64 = 1 << 20;
 
-    fn take(&self, bytes: u64) {
+    pub fn take(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -151,13 +151,13 @@ pub(super) struct State {
     /// There is no disk: messages stay in memory until they are acknowledged.
     keeps_messages: bool,
     /// Bytes of this queue in the cache.
-    cached: u64,
+    pub cached: u64,
     /// No message in memory expires before this; 0 makes the next sweep look.
-    next_expiry_s: u32,
+    pub next_expiry_s: u32,
     /// Who reads from it.
-    consumer: Option<Arc<Mailbox>>,
+    pub consumer: Option<Arc<Mailbox>>,
     /// The reader found nothing and wants to be woken.
-    idle: bool,
+    pub idle: bool,
     waiters: Vec<Arc<Mailbox>>,
     /// The queue is on the list of those whose cursors changed.
     pub is_listed: bool,
@@ -224,10 +224,10 @@ impl State {
         let mut reads = false;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let priority = Priority::new(index as u64).unwrap_or(Priority::DEFAULT);
-            if lane.acked.len() >= ACKED_SPAN_MAX {
+            if is_held(lane) {
                 continue;
             }
-            while room > 0 && room_bytes > 0 {
+            while room > 0 && room_bytes > 0 && !is_held(lane) {
                 let Some(waiting) = lane.ready.pop_front() else {
                     break;
                 };
@@ -364,7 +364,7 @@ impl State {
         }
     }
 
-    fn forgotten(&mut self, bytes: u64, cache: &Cache) {
+    pub(super) fn forgotten(&mut self, bytes: u64, cache: &Cache) {
         if !self.keeps_messages {
             self.cached -= bytes;
             cache.give_back(bytes);
@@ -386,166 +386,6 @@ impl State {
         )
     }
 
-    /// Takes what was read from disk for a lane, in the order of seqs. `next` is where to read on;
-    /// with `is_all`, nothing that was asked for is missing. Returns the reader to be woken.
-    pub fn refill(
-        &mut self,
-        (index, request): (usize, Request),
-        (read, next, is_all): (Vec<Read>, u64, bool),
-        (clock, now_ms): (&TrustedClock, u64),
-        cache: &Cache,
-        losses: &mut Vec<Loss>,
-    ) -> Option<Arc<Mailbox>> {
-        let lane = self.lanes.get_mut(index)?;
-        if lane.request().map(|now| now.epoch) != Some(request.epoch) {
-            return None;
-        }
-        let (mut messages, mut bytes, mut lost) = (0, 0, (0, 0));
-        let mut runs: Vec<(u64, u64)> = Vec::new();
-        let mut in_run = false;
-        for Read { entry, found } in read {
-            let seq = entry.seq;
-            if !lane.awaits(seq) {
-                in_run = false;
-                continue;
-            }
-            messages += 1;
-            bytes += entry.bytes;
-            let loss = match found {
-                None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
-                Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, seq) => {
-                    Loss::of(LossReason::Expired, seq, &message)
-                }
-                Some((expires_s, message)) => {
-                    cache.take(entry.bytes);
-                    self.cached += entry.bytes;
-                    if expires_s != 0 {
-                        self.next_expiry_s = self.next_expiry_s.min(expires_s);
-                    }
-                    let waiting = Waiting {
-                        seq,
-                        expires_s,
-                        message,
-                    };
-                    lane.ready.push_back(waiting);
-                    in_run = false;
-                    continue;
-                }
-            };
-            losses.push(loss);
-            lost = (lost.0 + 1, lost.1 + entry.bytes);
-            match runs.last_mut().filter(|_| in_run) {
-                Some(run) => run.1 = seq,
-                None => runs.push((seq, seq)),
-            }
-            in_run = true;
-        }
-        lane.advance(next, messages, bytes);
-        if let Some(gap) = lane.gap.as_ref().filter(|_| is_all) {
-            // Counted, and nowhere to be found.
-            let rest = (gap.messages, gap.bytes);
-            losses.push(Loss::unread(
-                LossReason::Damaged,
-                (request.from, next),
-                rest.0,
-            ));
-            lost = (lost.0 + rest.0, lost.1 + rest.1);
-            lane.advance(next, rest.0, rest.1);
-        }
-        for (first, last) in runs {
-            lane.all_done(first, last);
-        }
-        lane.is_dirty |= lost.0 > 0;
-        self.messages -= lost.0;
-        self.bytes -= lost.1.min(self.bytes);
-        let woken = !lane.ready.is_empty() || lane.gap.is_none();
-        (woken && std::mem::take(&mut self.idle))
-            .then(|| self.consumer.clone())
-            .flatten()
-    }
-
-    /// Gives up messages in memory that have expired; returns the bytes freed.
-    pub fn expire(
-        &mut self,
-        (clock, now_ms): (&TrustedClock, u64),
-        cache: &Cache,
-        losses: &mut Vec<Loss>,
-    ) -> u64 {
-        if u64::from(self.next_expiry_s) * 1000 > clock.now_ms(now_ms) {
-            return 0;
-        }
-        let mut next = u32::MAX;
-        let mut freed = 0;
-        let before = losses.len();
-        for lane in &mut self.lanes {
-            let lost = losses.len();
-            for part in [&mut lane.ready, &mut lane.tail] {
-                part.retain(|waiting| {
-                    let alive = !clock.is_expired(now_ms, waiting.expires_s, waiting.seq);
-                    if alive {
-                        let expires_s = waiting.expires_s;
-                        next = next.min(if expires_s == 0 { u32::MAX } else { expires_s });
-                    } else {
-                        freed += waiting.message.bytes();
-                        losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
-                    }
-                    alive
-                });
-            }
-            for loss in losses.get(lost..).unwrap_or_default() {
-                lane.done(loss.seqs.0);
-            }
-        }
-        self.next_expiry_s = next;
-        self.messages -= losses.len() - before;
-        self.bytes -= freed;
-        self.forgotten(freed, cache);
-        freed
-    }
-
-    /// Gives up the oldest message in memory of the least urgent lane that has any message;
-    /// `None`: it is on disk, or there is none.
-    pub fn drop_oldest(&mut self, cache: &Cache) -> Option<Loss> {
-        let lane = self
-            .lanes
-            .iter_mut()
-            .rev()
-            .find(|lane| lane.waiting() > 0)?;
-        let waiting = lane.ready.pop_front()?;
-        lane.done(waiting.seq);
-        let bytes = waiting.message.bytes();
-        self.messages -= 1;
-        self.bytes -= bytes;
-        self.forgotten(bytes, cache);
-        Some(Loss::of(
-            LossReason::DroppedOldest,
-            waiting.seq,
-            &waiting.message,
-        ))
-    }
-
-    /// Gives up everything that waits; returns how many messages.
-    pub fn purge(&mut self, cache: &Cache) -> usize {
-        let mut messages = 0;
-        let mut bytes = 0;
-        let mut cached = 0;
-        for lane in &mut self.lanes {
-            messages += lane.waiting();
-            bytes += lane.waiting_bytes();
-            let memory = lane.ready.drain(..).chain(lane.tail.drain(..));
-            cached += memory.map(|waiting| waiting.message.bytes()).sum::<u64>();
-            lane.gap = None;
-            lane.epoch += 1;
-            lane.is_dirty = true;
-            let oldest = lane.oldest();
-            lane.prune(oldest);
-        }
-        self.messages -= messages;
-        self.bytes -= bytes;
-        self.forgotten(cached, cache);
-        messages
-    }
-
     /// Registers a held-back sender once, and forgets those whose connection has gone.
     pub fn wait(&mut self, waiter: &Arc<Mailbox>) {
         self.waiters
@@ -565,6 +405,13 @@ impl State {
             waiter.raise(SPACE);
         }
     }
+}
+
+/// Whether a lane waits for its oldest message to be acknowledged. One whose oldest message waits
+/// itself goes on: nothing else would ever move its cursor.
+fn is_held(lane: &Lane) -> bool {
+    let oldest = lane.in_flight.front().map(|flight| flight.seq);
+    lane.acked.len() >= ACKED_SPAN_MAX && oldest == Some(lane.oldest())
 }
 
 fn put(lane: &mut Lane, flight: InFlight) {

@@ -8,55 +8,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use super::clock::Saved;
-use super::control::{Control, Cursor};
 use super::disk::{Disk, DiskFile, PAGE_BYTES};
-use super::frame::{Kind, read_u64};
+use super::frame::read_u64;
 use super::layout::{
     FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
     read_format, salt, segment_id, segment_path,
 };
+use super::notes::{Notes, chain, notes};
 use super::segment::{Catalog, Scanned, Segment, scan};
 
 /// Begins the first page of a spare segment.
 pub const SPARE_MAGIC: &[u8; 8] = b"EHUBNEW\x01";
 /// Up to this much is read of `FORMAT`.
 const FORMAT_BYTES_MAX: usize = 256;
-
-/// The log's own notes, put together.
-#[derive(Debug, Default)]
-pub struct Notes {
-    /// Names of endpoints by number.
-    pub endpoints: HashMap<u32, String>,
-    /// Cursors by lane.
-    pub cursors: HashMap<u32, Cursor>,
-    /// Segments that there should be.
-    pub segments: BTreeSet<u64>,
-    /// The trusted clock.
-    pub clock: Option<Saved>,
-    /// The last note says that the log was closed in good order.
-    pub closed: bool,
-}
-
-impl Notes {
-    fn apply(&mut self, control: Control) {
-        if control.checkpoint {
-            *self = Self::default();
-        }
-        self.closed = control.closed;
-        self.endpoints.extend(control.endpoints);
-        for cursor in control.cursors {
-            self.cursors.insert(cursor.lane, cursor);
-        }
-        self.segments.extend(control.segments);
-        for id in control.freed {
-            self.segments.remove(&id);
-        }
-        if control.clock.is_some() {
-            self.clock = control.clock;
-        }
-    }
-}
 
 /// Messages that were acknowledged and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,9 +68,9 @@ pub struct Recovered {
     /// The newest segment and its last seq.
     pub last: (u64, u64),
     /// Segments that were given up: their files say so.
-    retired: BTreeSet<u64>,
+    pub(super) retired: BTreeSet<u64>,
     /// The last seq of every segment.
-    last_seqs: HashMap<u64, u64>,
+    pub(super) last_seqs: HashMap<u64, u64>,
     /// Acknowledged messages that are gone.
     pub damaged: Vec<Damaged>,
     /// What else was noticed.
@@ -115,11 +79,11 @@ pub struct Recovered {
     pub needs_format: bool,
 }
 
-struct Known {
-    id: u64,
-    header: Option<SegmentHeader>,
-    file: Arc<dyn DiskFile>,
-    size: u64,
+pub(super) struct Known {
+    pub id: u64,
+    pub header: Option<SegmentHeader>,
+    pub file: Arc<dyn DiskFile>,
+    pub size: u64,
 }
 
 /// Looks at everything. With `repair`, unsealed segments are sealed; otherwise nothing is written.
@@ -168,7 +132,7 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
 
 /// The first seq that does not belong to the first of these segments: what was torn at its end,
 /// and what could not be written there, went on in the next one.
-fn seq_end(known: &[Known]) -> Option<u64> {
+pub(super) fn seq_end(known: &[Known]) -> Option<u64> {
     let one = known.first()?;
     let next = known.iter().skip(1).find_map(|next| next.header)?;
     let end = if next.previous_id == one.id {
@@ -374,14 +338,21 @@ fn segment(
         recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
         scanned = scan(&*one.file, salt, one.size, (own_base, cut), &mut |_| {})?;
     }
+    let last_seq = scanned.seqs.1.max(base_seq.saturating_sub(1));
     let repacked = one.header.is_some_and(|header| header.repacked);
     if !repacked {
         // Where it begins is a guess without a header: seqs are left out after a torn end.
         let guessed = one.header.is_none() && scanned.gaps.first().map(|gap| gap.0) == own_base;
         let gaps = damaged(&scanned, one.id).skip(usize::from(guessed));
         recovered.damaged.extend(gaps);
+    } else if let Some(end) = seq_end.filter(|end| last_seq + 1 < *end) {
+        // It had its footer before it had its name; without one, its end may be cut off.
+        recovered.damaged.push(Damaged {
+            seqs: (last_seq + 1, end - 1),
+            lanes: Vec::new(),
+            segment: one.id,
+        });
     }
-    let last_seq = scanned.seqs.1.max(base_seq.saturating_sub(1));
     recovered.last = (one.id, last_seq);
     recovered.last_seqs.insert(one.id, last_seq);
     let size = (one.size, scanned.data_end);
@@ -444,97 +415,6 @@ fn damaged(scanned: &Scanned, segment: u64) -> impl Iterator<Item = Damaged> {
         lanes: Vec::new(),
         segment,
     })
-}
-
-/// Reads the notes, from the newest segment that has a checkpoint on.
-fn notes(known: &[Known], store_id: u64, recovered: &mut Recovered) -> io::Result<()> {
-    let mut layers = Vec::new();
-    for (back, one) in known.iter().rev().enumerate() {
-        let seq_end = seq_end(known.get(known.len() - back - 1..).unwrap_or_default());
-        let last_seq = if back == 0 {
-            recovered.last.1 + 1
-        } else {
-            u64::MAX
-        };
-        let mut found = Vec::new();
-        let mut last_kind = None;
-        scan(
-            &*one.file,
-            salt(store_id, one.id),
-            one.size,
-            (None, seq_end.unwrap_or(last_seq)),
-            &mut |visited| {
-                last_kind = Some(visited.kind);
-                if visited.kind == Kind::Control {
-                    found.extend(Control::read(visited.payload));
-                }
-            },
-        )?;
-        let has_checkpoint = found.iter().any(|control| control.checkpoint);
-        // Messages behind the last note: whatever it says, it was not the end.
-        if last_kind == Some(Kind::Data)
-            && let Some(last) = found.last_mut()
-        {
-            last.closed = false;
-        }
-        layers.push((one.id, found));
-        if has_checkpoint {
-            break;
-        }
-    }
-    for (id, found) in layers.into_iter().rev() {
-        for control in found {
-            recovered.notes.apply(control);
-        }
-        recovered.notes.segments.insert(id);
-    }
-    Ok(())
-}
-
-/// Compares what there is with what there should be.
-fn chain(known: &[Known], recovered: &mut Recovered) {
-    let ids: Vec<u64> = recovered.catalog.keys().copied().collect();
-    for id in recovered.notes.segments.clone() {
-        if ids.contains(&id) || recovered.retired.contains(&id) {
-            continue;
-        }
-        let before = ids.iter().copied().filter(|other| *other < id).max();
-        let after = known.iter().find(|one| one.id > id);
-        let first = before.and_then(|before| recovered.last_seqs.get(&before).copied());
-        let last = after
-            .and_then(|one| one.header)
-            .map(|header| header.base_seq);
-        let (first, last) = (
-            first.unwrap_or(0) + 1,
-            last.unwrap_or(first.unwrap_or(0) + 1),
-        );
-        recovered
-            .remarks
-            .push(format!("segment {id:016x} is missing"));
-        recovered.damaged.push(Damaged {
-            seqs: (first, last.saturating_sub(1).max(first)),
-            lanes: Vec::new(),
-            segment: id,
-        });
-    }
-    for pair in known.windows(2) {
-        let [one, next] = pair else { continue };
-        let (Some(header), Some(last)) = (next.header, recovered.last_seqs.get(&one.id)) else {
-            continue;
-        };
-        let repacked = header.repacked || one.header.is_some_and(|header| header.repacked);
-        if header.previous_id != one.id || repacked {
-            continue;
-        }
-        let last = *last;
-        if last < header.previous_last_seq {
-            recovered.damaged.push(Damaged {
-                seqs: (last + 1, header.previous_last_seq),
-                lanes: Vec::new(),
-                segment: one.id,
-            });
-        }
-    }
 }
 
 /// The newest segment is gone on with where it was closed in good order, and sealed otherwise.

@@ -3,12 +3,10 @@
 use std::io;
 
 use super::disk::{DiskFile, PAGE_BYTES};
-use super::frame::{ALIGN, HEADER_BYTES, Header, LANE_BYTES, LANES_MAX, NoFrame, SYNC_WORD};
+use super::frame::{ALIGN, HEADER_BYTES, HEADER_BYTES_MAX, Header, NoFrame, SYNC_WORD};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// The longest header.
-const HEADER_BYTES_MAX: usize = HEADER_BYTES + LANES_MAX * LANE_BYTES;
 
 /// What was found.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use super::Store;
 use super::batch::{Batch, last_bytes};
-use super::control::{Control, Cursor, lane_number};
+use super::checkpoint::{changed_cursors, checkpoint, note};
+use super::control::Control;
 use super::disk::{DiskFile, PAGE_BYTES};
-use super::frame::{self, Kind, Parts};
+use super::frame::{self};
 use super::index::{ENTRY_BYTES_MAX, Entry, SUMMARY_BYTES};
 use super::layout::{SegmentHeader, salt};
 use super::lock;
@@ -475,17 +476,6 @@ pub(super) fn list_bytes(lanes: usize) -> u64 {
     lanes as u64 * (ENTRY_BYTES_MAX + SUMMARY_BYTES as u64 / 8)
 }
 
-fn note<'a>(time_ms: u64, payload: &'a [u8]) -> Parts<'a> {
-    Parts {
-        kind: Kind::Control,
-        time_ms,
-        lanes: &[],
-        topic: b"",
-        properties: b"",
-        payload,
-    }
-}
-
 fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
     let began = Instant::now();
     let synced = file.sync_data();
@@ -495,44 +485,4 @@ fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
         samples.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
     synced
-}
-
-fn changed_cursors(log: &Log) -> Vec<Cursor> {
-    let queues = std::mem::take(&mut *lock(&log.dirty));
-    let mut cursors = Vec::new();
-    for queue in queues {
-        let mut state = queue.lock();
-        state.is_listed = false;
-        for (priority, lane) in state.lanes.iter_mut().enumerate() {
-            if std::mem::take(&mut lane.is_dirty) {
-                cursors.push(lane.cursor(lane_number(queue.number, priority)));
-            }
-        }
-    }
-    cursors
-}
-
-/// All that has to be known, for the beginning of a segment.
-fn checkpoint(store: &Store, log: &Log, now_ms: u64) -> Control {
-    let mut control = Control {
-        checkpoint: true,
-        clock: Some(store.clock().save(now_ms)),
-        segments: log.catalog().keys().copied().collect(),
-        cursors: lock(&log.orphans).clone(),
-        ..Control::default()
-    };
-    for queue in store.queues() {
-        control
-            .endpoints
-            .push((queue.number, queue.endpoint().to_string()));
-        let state = queue.lock();
-        for (priority, lane) in state.lanes.iter().enumerate() {
-            if lane.last_seq > 0 {
-                control
-                    .cursors
-                    .push(lane.cursor(lane_number(queue.number, priority)));
-            }
-        }
-    }
-    control
 }

@@ -80,6 +80,18 @@ pub struct Seen {
     pub losses: u64,
 }
 
+impl Seen {
+    pub fn add(&mut self, other: &Self) {
+        self.appended += other.appended;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.again += other.again;
+        self.crashes += other.crashes;
+        self.faults += other.faults;
+        self.losses += other.losses;
+    }
+}
+
 /// A store, its disk, and what should be in it.
 pub struct Life {
     seed: u64,
