@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Now};
 use crate::mailbox::Mailbox;
 use crate::server::{PendingSet, Shared, evicted};
 
@@ -43,12 +43,12 @@ pub async fn serve(listener: TcpListener, shared: Shared, mut stop: watch::Recei
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let (hub, stop) = (Arc::clone(&shared.hub), stop.clone());
+        let (hub, clock, stop) = (Arc::clone(&shared.hub), shared.clock, stop.clone());
         let mailbox = Arc::new(Mailbox::default());
         let place = open.enter(&mailbox, CONNECTIONS_MAX, shared.clock.now().ms);
         tokio::spawn(async move {
             let answer = service_fn(|request| {
-                let response = respond(&request, &hub, *stop.borrow());
+                let response = respond(&request, &hub, clock.now(), *stop.borrow());
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
@@ -68,7 +68,12 @@ pub async fn serve(listener: TcpListener, shared: Shared, mut stop: watch::Recei
     }
 }
 
-fn respond(request: &Request<Incoming>, hub: &Hub, stopping: bool) -> Response<Full<Bytes>> {
+fn respond(
+    request: &Request<Incoming>,
+    hub: &Hub,
+    now: Now,
+    stopping: bool,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         response
@@ -77,7 +82,7 @@ fn respond(request: &Request<Incoming>, hub: &Hub, stopping: bool) -> Response<F
         return response;
     }
     match request.uri().path() {
-        "/metrics" => text(StatusCode::OK, hub.render_metrics()),
+        "/metrics" => text(StatusCode::OK, hub.render_metrics(now)),
         "/live" => text(StatusCode::OK, "live\n"),
         "/ready" if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
         "/ready" => text(StatusCode::OK, "ready\n"),

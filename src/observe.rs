@@ -41,6 +41,24 @@ pub const GET_TWIN: &str = "edgehub_gettwin_total";
 pub const QUEUE_LENGTH: &str = "edgehub_queue_length";
 /// Bytes of all queued messages.
 pub const QUEUE_BYTES: &str = "edgehub_queue_bytes";
+/// Bytes of the store's files.
+pub const STORE_FILE_BYTES: &str = "edgehub_store_file_bytes";
+/// Segments with messages.
+pub const STORE_SEGMENTS: &str = "edgehub_store_segments";
+/// About how long the oldest message waits.
+pub const STORE_OLDEST: &str = "edgehub_store_oldest_message_seconds";
+/// 0: well, 1: full, 2: the disk refuses.
+pub const STORE_STATE: &str = "edgehub_store_state";
+/// Bytes handed to the disk.
+pub const STORE_WRITTEN: &str = "edgehub_store_written_bytes_total";
+/// Bytes of the messages among them.
+pub const STORE_MESSAGES: &str = "edgehub_store_message_bytes_total";
+/// Syncs.
+pub const STORE_SYNCS: &str = "edgehub_store_syncs_total";
+/// Errors of the disk.
+pub const STORE_ERRORS: &str = "edgehub_store_disk_errors_total";
+/// How long a sync takes.
+pub const STORE_SYNC_DURATION: &str = "edgehub_store_sync_duration_seconds";
 /// Clients connected now.
 pub const CONNECTED_CLIENTS: &str = "edgehub_connected_clients";
 /// Size of accepted messages.
@@ -74,12 +92,20 @@ const COUNTERS: &[(&str, &str)] = &[
     (NOT_SERVED, "Requests on $iothub topics that are not served"),
     (GET_TWIN, "Twin GET requests"),
     (RELOADS, "Reloads of files while running"),
+    (STORE_WRITTEN, "Bytes handed to the disk"),
+    (STORE_MESSAGES, "Bytes of messages handed to the disk"),
+    (STORE_SYNCS, "Syncs of the store"),
+    (STORE_ERRORS, "Errors of the disk"),
 ];
 
 const GAUGES: &[(&str, &str)] = &[
     (QUEUE_LENGTH, "Messages waiting or in flight"),
     (QUEUE_BYTES, "Bytes of all queued messages"),
     (CONNECTED_CLIENTS, "Clients connected now"),
+    (STORE_FILE_BYTES, "Bytes of the store's files"),
+    (STORE_SEGMENTS, "Segments with messages"),
+    (STORE_OLDEST, "About how long the oldest message waits"),
+    (STORE_STATE, "0 well, 1 full, 2 the disk refuses"),
 ];
 
 const SUMMARIES: &[(&str, Unit, &str)] = &[
@@ -93,6 +119,11 @@ const SUMMARIES: &[(&str, Unit, &str)] = &[
         PROCESS_DURATION,
         Unit::Seconds,
         "From acceptance to the hand-over to the connection",
+    ),
+    (
+        STORE_SYNC_DURATION,
+        Unit::Seconds,
+        "How long a sync of the store takes",
     ),
 ];
 

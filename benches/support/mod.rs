@@ -5,6 +5,8 @@ pub mod clients;
 pub mod ledger;
 pub mod link;
 pub mod plan;
+pub mod pump;
+pub mod targets;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -33,7 +33,7 @@ use crate::limits::Limits;
 use crate::mailbox::{Mailbox, RECHECK, ROUTES};
 use crate::manifest::Manifest;
 use crate::mqtt::PacketId;
-use crate::observe::Metrics;
+use crate::observe::{self, Metrics};
 use crate::routes::{RouteDiff, RouteTable};
 use crate::store::journal::{Journal, Subscription};
 use crate::store::{Bounds, Loss, LossReason, Store};
@@ -251,6 +251,10 @@ impl Hub {
         let mut losses = Vec::new();
         self.store.sweep((now.ms, now.wall_ms), &mut losses);
         lose(self, &mut losses);
+        let syncs = self.metrics.summary(observe::STORE_SYNC_DURATION, &[]);
+        for micros in self.store.take_sync_samples() {
+            syncs.record(f64::from(micros) / 1e6);
+        }
         let suppressed = self.log_budget.refill();
         if suppressed > 0 {
             tracing::warn!(
@@ -267,7 +271,8 @@ impl Hub {
 
     /// Brings the gauges up to date and renders all metrics as Prometheus text.
     #[must_use]
-    pub fn render_metrics(&self) -> String {
+    pub fn render_metrics(&self, now: Now) -> String {
+        self.store_metrics(now);
         let lengths = self
             .store
             .status()
@@ -275,6 +280,35 @@ impl Hub {
             .map(|row| (row.endpoint, row.priority, row.messages));
         self.metrics.queues(lengths, self.store.used_bytes());
         self.metrics.render()
+    }
+
+    fn store_metrics(&self, now: Now) {
+        let Some(counters) = self.store.counters() else {
+            return;
+        };
+        let count = |name, value: &AtomicU64| {
+            let value = value.load(Ordering::Relaxed);
+            self.metrics.counter(name, &[]).absolute(value);
+        };
+        count(observe::STORE_WRITTEN, &counters.written_bytes);
+        count(observe::STORE_MESSAGES, &counters.message_bytes);
+        count(observe::STORE_SYNCS, &counters.syncs);
+        count(observe::STORE_ERRORS, &counters.errors);
+        let (bytes, segments) = self.store.disk_usage();
+        let state = match self.store.troubles() {
+            (true, _) => 2.0,
+            (false, true) => 1.0,
+            (false, false) => 0.0,
+        };
+        let oldest = self.store.oldest_ms(now.ms) as f64 / 1000.0;
+        for (name, value) in [
+            (observe::STORE_FILE_BYTES, bytes as f64),
+            (observe::STORE_SEGMENTS, segments as f64),
+            (observe::STORE_OLDEST, oldest),
+            (observe::STORE_STATE, state),
+        ] {
+            self.metrics.gauge(name, &[]).set(value);
+        }
     }
 
     /// Whether a line about a refused client may go to the log now.

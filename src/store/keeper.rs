@@ -30,8 +30,6 @@ const READERS_MAX: usize = 64;
 const TICK_MS: u64 = 1000;
 /// The same while the store is full.
 const FULL_TICK_MS: u64 = 50;
-/// Below this mean, syncs cost less in blocks that were written before than in new ones.
-const ZERO_FILL_BELOW_BYTES: u64 = 12 * 1024;
 
 /// Housekeeping.
 #[derive(Debug, Default)]
@@ -67,12 +65,12 @@ impl Keeper {
             self.tick_ms = now_ms;
             self.expire(store, log, now_ms);
             if self.free(store, log) == 0 && log.is_full.load(Ordering::Relaxed) {
-                let repacked = self.repack(store, log, now_ms);
+                let repacked = self.repack(store, log);
                 if !repacked && log.options().drop_oldest && self.drop_oldest(store, log) {
                     self.free(store, log);
                 }
             } else if self.is_crowded(log) {
-                self.repack(store, log, now_ms);
+                self.repack(store, log);
             }
         }
         more
@@ -263,7 +261,7 @@ impl Keeper {
             return Ok(None);
         }
         let file = log.disk.create(&path)?;
-        let prepared = prepare(log, &*file, options);
+        let prepared = prepare(&*file, options);
         let synced = prepared.and_then(|()| log.disk.sync_dir(SEGMENTS));
         if let Err(error) = synced {
             // Half a segment only takes room.
@@ -318,14 +316,11 @@ fn spare_page(old: u64) -> Vec<u8> {
     page
 }
 
-/// Takes the blocks of a new file. Written ones where syncs are small: those of unwritten blocks
-/// write the file system's own notes as well.
-fn prepare(log: &Log, file: &dyn super::disk::DiskFile, options: &Options) -> io::Result<()> {
+/// Takes the blocks of a new file, and writes them once where each batch is synced: a sync into
+/// blocks that were never written writes the file system's own notes as well.
+fn prepare(file: &dyn super::disk::DiskFile, options: &Options) -> io::Result<()> {
     file.allocate(options.segment_bytes)?;
-    let syncs = log.counters.syncs.load(Ordering::Relaxed);
-    let written = log.counters.written_bytes.load(Ordering::Relaxed);
-    let small = written / syncs.max(1) < ZERO_FILL_BELOW_BYTES;
-    if options.sync == SyncPolicy::Always && small {
+    if options.sync == SyncPolicy::Always {
         let zeros = vec![0; 256 * 1024];
         let mut at = 0;
         while at < options.segment_bytes {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! FORMAT                      "edgehub store 1" and the store's id
-//! seg/{id, 16 hex digits}.seg header page | checkpoint | frames … | lists | summaries | footer page
+//! seg/{id, 16 hex digits}.seg header page | checkpoint | frames … | lists | summaries | footer
 //! free/{id}.seg               segments that wait to be used again
 //! state/                      small state ([`super::state`])
 //! quarantine/                 copies of damaged places, for support
@@ -23,6 +23,8 @@ pub const FREE: &str = "free";
 pub const QUARANTINE: &str = "quarantine";
 /// The file that names the format.
 pub const FORMAT: &str = "FORMAT";
+/// The file that says where the log ended, when it ended in good order.
+pub const CLOSED: &str = "CLOSED";
 /// The format that this version writes.
 pub const FORMAT_VERSION: u16 = 1;
 
@@ -67,6 +69,23 @@ pub fn read_format(text: &str) -> Option<(u16, u64)> {
     let version = lines.next()?.strip_prefix("edgehub store ")?.parse().ok()?;
     let id = u64::from_str_radix(lines.next()?, 16).ok()?;
     (crc32c::crc32c(format!("{front}\n").as_bytes()) == crc).then_some((version, id))
+}
+
+/// The content of `CLOSED`: the newest segment, its last seq, checksum.
+#[must_use]
+pub fn end_text(segment: u64, seq: u64) -> String {
+    let text = format!("{segment:016x} {seq}");
+    let crc = crc32c::crc32c(text.as_bytes());
+    format!("{text} {crc:08x}\n")
+}
+
+/// Reads `CLOSED`; `None` where it is damaged.
+#[must_use]
+pub fn read_end(text: &str) -> Option<(u64, u64)> {
+    let mut words = text.split_whitespace();
+    let segment = u64::from_str_radix(words.next()?, 16).ok()?;
+    let seq = words.next()?.parse().ok()?;
+    (end_text(segment, seq) == text).then_some((segment, seq))
 }
 
 /// Seeds the frame checksums of one use of a segment file, so that what an earlier use left in it

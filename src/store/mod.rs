@@ -8,7 +8,8 @@
 //! Who does what:
 //! - those who append encode frames into the waiting batch ([`batch`], [`log`]);
 //! - the writer puts batches into segments and tells who waits ([`writer`]);
-//! - the keeper reads for receivers that fell behind, prepares and gives back segments ([`keeper`]);
+//! - the keeper reads for receivers that fell behind, prepares segments and gives them back
+//!   ([`keeper`]);
 //! - [`recover`] finds it all again at start.
 //!
 //! Invariants:

@@ -12,6 +12,7 @@ use super::disk::{Disk, PAGE_BYTES};
 use super::index::Position;
 use super::keeper::Keeper;
 use super::lane::Gap;
+use super::layout::{CLOSED, end_text};
 use super::log::{Counters, Log, Options, Spare};
 use super::queue::Queue;
 use super::recover::{Damaged, Recovered, found, recover};
@@ -226,8 +227,10 @@ impl Store {
                 break;
             }
         }
-        if writer.has_active() {
-            writer.step(self, log, now_ms, true);
+        if writer.has_active() && writer.step(self, log, now_ms, true) == Step::Done {
+            if let Err(error) = note_end(&*log.disk, writer.last) {
+                tracing::warn!(%error, "where the log ends could not be noted");
+            }
         }
     }
 
@@ -249,6 +252,20 @@ impl Store {
         self.log.as_ref().map_or((0, 0), |log| {
             (log.file_bytes.load(Ordering::Relaxed), log.catalog().len())
         })
+    }
+
+    /// About how long the oldest message waits, in milliseconds: since its segment was begun.
+    #[must_use]
+    pub fn oldest_ms(&self, now_ms: u64) -> u64 {
+        let Some(log) = &self.log else {
+            return 0;
+        };
+        if self.queues().iter().all(|queue| queue.is_empty()) {
+            return 0;
+        }
+        let oldest = log.segments().first().map_or(0, |segment| segment.time_ms);
+        let known = (oldest > 0).then(|| self.trusted_ms(now_ms).saturating_sub(oldest));
+        known.unwrap_or(0)
     }
 
     /// Whether the disk refuses, and whether the store is full.
@@ -365,6 +382,16 @@ fn log_of(
     *lock(&log.freed) = unfit;
     log.file_bytes.store(files + spare_bytes, Ordering::Relaxed);
     Ok(log)
+}
+
+/// Notes where the log ends, so that a segment that vanishes later is missed.
+fn note_end(disk: &dyn Disk, (segment, seq): (u64, u64)) -> io::Result<()> {
+    let file = disk.create("CLOSED.new")?;
+    let text = end_text(segment, seq);
+    file.write_at(&[io::IoSlice::new(text.as_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename("CLOSED.new", CLOSED)?;
+    disk.sync_dir("")
 }
 
 /// What waits in each lane, by the lists and the cursors.

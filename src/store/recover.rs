@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile, PAGE_BYTES};
 use super::frame::read_u64;
 use super::layout::{
-    FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
-    read_format, salt, segment_id, segment_path,
+    CLOSED, FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
+    read_end, read_format, salt, segment_id, segment_path,
 };
 use super::notes::{Notes, chain, notes};
 use super::segment::{Catalog, Scanned, Segment, scan};
@@ -122,6 +122,7 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
     if let (Some(last), Some(scanned)) = (known.last(), newest) {
         finish(last, &scanned, repair, &mut recovered);
     }
+    missed_end(disk, &mut recovered);
     for cursor in recovered.notes.cursors.values() {
         let highest = cursor.acked.iter().copied().max().unwrap_or(0);
         recovered.next_seq = recovered.next_seq.max(cursor.floor.max(highest) + 1);
@@ -316,6 +317,7 @@ fn segment(
     recovered: &mut Recovered,
 ) -> io::Result<Option<Scanned>> {
     let base_seq = one.header.map_or(0, |header| header.base_seq);
+    let begun = (base_seq, one.header.map_or(0, |header| header.time_ms));
     let own_base = match one.header {
         Some(header) => Some(header.base_seq),
         // Its header is lost; it goes on where the one before ends.
@@ -324,7 +326,7 @@ fn segment(
     let seqs = (own_base, seq_end.unwrap_or(u64::MAX));
     if let Some((footer, summaries)) = footer(one)? {
         let (size, end) = (one.size, footer.data_end);
-        let segment = Segment::sealed(one.id, base_seq, size, end, summaries);
+        let segment = Segment::sealed(one.id, begun, (size, end), summaries);
         recovered.catalog.insert(one.id, Arc::new(segment));
         recovered.last = (one.id, footer.last_seq.max(base_seq.saturating_sub(1)));
         recovered.last_seqs.insert(one.id, recovered.last.1);
@@ -357,7 +359,7 @@ fn segment(
     recovered.last_seqs.insert(one.id, last_seq);
     let size = (one.size, scanned.data_end);
     let lists = std::mem::take(&mut scanned.lists);
-    let segment = Arc::new(Segment::growing(one.id, base_seq, size, lists));
+    let segment = Arc::new(Segment::growing(one.id, begun, size, lists));
     if !is_newest {
         segment.close();
         if repair {
@@ -442,6 +444,27 @@ fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovere
             let what = format!("segment {:016x} could not be sealed: {error}", one.id);
             recovered.remarks.push(what);
         }
+    }
+}
+
+/// Compares where the log ends with where it ended when it was closed.
+fn missed_end(disk: &dyn Disk, recovered: &mut Recovered) {
+    let mut bytes = [0; FORMAT_BYTES_MAX];
+    let read = disk
+        .open(CLOSED)
+        .and_then(|file| file.read_at(&mut bytes, 0));
+    let text = String::from_utf8_lossy(bytes.get(..read.unwrap_or(0)).unwrap_or_default());
+    let Some((segment, seq)) = read_end(&text) else {
+        return;
+    };
+    let last_seq = recovered.last.1;
+    if last_seq < seq {
+        recovered.damaged.push(Damaged {
+            seqs: (last_seq + 1, seq),
+            lanes: Vec::new(),
+            segment,
+        });
+        recovered.next_seq = recovered.next_seq.max(seq + 1);
     }
 }
 

@@ -27,7 +27,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 impl Keeper {
     /// Repacks one run of neighbours, if there is one that pays; true if it did.
-    pub(super) fn repack(&mut self, store: &Store, log: &Log, now_ms: u64) -> bool {
+    pub(super) fn repack(&mut self, store: &Store, log: &Log) -> bool {
         let queues = by_number(store);
         let run = run_of(log, &queues);
         let Some(last) = run.last().cloned() else {
@@ -38,7 +38,7 @@ impl Keeper {
             return false;
         };
         let (spare_id, spare_size) = (spare.id, spare.size);
-        match copy(log, &queues, &run, &spare, store.trusted_ms(now_ms)) {
+        match copy(log, &queues, &run, &spare) {
             Ok(segment) => {
                 let segment = Arc::new(segment);
                 let size = segment.size.load(Ordering::Acquire);
@@ -148,13 +148,7 @@ impl Target<'_> {
 }
 
 /// Copies what is needed into the spare's file and gives it the last segment's name.
-fn copy(
-    log: &Log,
-    queues: &Queues,
-    run: &[Arc<Segment>],
-    spare: &Spare,
-    time_ms: u64,
-) -> io::Result<Segment> {
+fn copy(log: &Log, queues: &Queues, run: &[Arc<Segment>], spare: &Spare) -> io::Result<Segment> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
@@ -164,7 +158,7 @@ fn copy(
         base_seq: first.base_seq,
         previous_id: 0,
         previous_last_seq: 0,
-        time_ms,
+        time_ms: first.time_ms,
         repacked: true,
     };
     let mut target = Target {
@@ -185,7 +179,8 @@ fn copy(
     target.flush(log)?;
     let seqs = (target.last_seq, target.frames);
     let ends = (spare.size, data_end);
-    let segment = Segment::growing(last.id, first.base_seq, ends, target.lists);
+    let begun = (first.base_seq, first.time_ms);
+    let segment = Segment::growing(last.id, begun, ends, target.lists);
     segment.seal(&*spare.file, seqs, true)?;
     spare.file.sync_data()?;
     log.disk

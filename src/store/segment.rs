@@ -32,6 +32,8 @@ pub struct Segment {
     pub id: u64,
     /// No frame in it has a lower seq.
     pub base_seq: u64,
+    /// When it was begun, in milliseconds since 1970 of the trusted clock; 0: not known.
+    pub time_ms: u64,
     /// Bytes of its file.
     pub size: AtomicU64,
     /// Where its frames end.
@@ -49,13 +51,14 @@ impl Segment {
     #[must_use]
     pub fn growing(
         id: u64,
-        base_seq: u64,
+        (base_seq, time_ms): (u64, u64),
         (size, data_end): (u64, u64),
         lists: HashMap<u32, ListBuilder>,
     ) -> Self {
         Self {
             id,
             base_seq,
+            time_ms,
             size: AtomicU64::new(size),
             data_end: AtomicU64::new(data_end),
             sealed: AtomicBool::new(false),
@@ -65,10 +68,16 @@ impl Segment {
 
     /// A sealed segment, as its footer says.
     #[must_use]
-    pub fn sealed(id: u64, base_seq: u64, size: u64, data_end: u64, lanes: Vec<Summary>) -> Self {
+    pub fn sealed(
+        id: u64,
+        (base_seq, time_ms): (u64, u64),
+        (size, data_end): (u64, u64),
+        lanes: Vec<Summary>,
+    ) -> Self {
         Self {
             id,
             base_seq,
+            time_ms,
             size: AtomicU64::new(size),
             data_end: AtomicU64::new(data_end),
             sealed: AtomicBool::new(true),

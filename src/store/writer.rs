@@ -336,7 +336,12 @@ impl Writer {
             .written_bytes
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let ends = (spare.size, data_end);
-        let segment = Segment::growing(spare.id, base_seq, ends, std::collections::HashMap::new());
+        let segment = Segment::growing(
+            spare.id,
+            (base_seq, header.time_ms),
+            ends,
+            std::collections::HashMap::new(),
+        );
         let segment = Arc::new(segment);
         log.catalog().insert(spare.id, Arc::clone(&segment));
         self.active = Some(Active {
