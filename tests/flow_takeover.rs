@@ -161,6 +161,7 @@ impl Inside {
                 endpoint_max_messages: 100,
                 drop_oldest: false,
             },
+            log: None,
         };
         let metrics = Metrics::new("h", "d", "1").unwrap();
         let registry = Registry::default();

@@ -135,6 +135,7 @@ impl Direct {
             copies: &self.copies,
             waiter: &self.mailbox,
             is_patient: true,
+            is_last: false,
             now_ms,
         };
         let (mut idle, mut losses) = (Vec::new(), Vec::new());

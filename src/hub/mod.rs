@@ -36,7 +36,7 @@ use crate::mqtt::PacketId;
 use crate::observe::{self, Metrics};
 use crate::routes::{RouteDiff, RouteTable};
 use crate::store::journal::{Journal, Subscription};
-use crate::store::{Bounds, Loss, LossReason, Store};
+use crate::store::{self, Bounds, Loss, LossReason, Store};
 
 /// The time, by two clocks.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Bounds of the queues.
     pub bounds: Bounds,
+    /// How the log writes; `None`: there is none.
+    pub log: Option<store::Options>,
 }
 
 /// What outlives the process, opened.
@@ -189,6 +191,9 @@ impl Hub {
     /// Takes new settings; the device id does not change while running.
     pub fn configure(&self, settings: Settings) {
         self.store.set_bounds(settings.bounds);
+        if let Some(options) = settings.log {
+            self.store.set_options(options);
+        }
         self.settings.store(Arc::new(settings));
         self.announce(RECHECK);
     }

@@ -333,6 +333,7 @@ fn settings(config: &Config) -> Settings {
         gateway_hostname: config.gateway_hostname.clone(),
         limits: config.limits.clone(),
         bounds: bounds(config),
+        log: durable::options(config),
     }
 }
 
