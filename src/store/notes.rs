@@ -97,13 +97,6 @@ pub(super) fn chain(known: &[Known], recovered: &mut Recovered) {
         if ids.contains(&id) || recovered.retired.contains(&id) {
             continue;
         }
-        if recovered.unknown > 0 {
-            // Its file was about to be used again when the end came.
-            recovered.unknown -= 1;
-            let what = format!("segment {id:016x} is gone, and one spare has lost its first page");
-            recovered.remarks.push(what);
-            continue;
-        }
         let before = ids.iter().copied().filter(|other| *other < id).max();
         let after = known.iter().find(|one| one.id > id);
         let first = before.and_then(|before| recovered.last_seqs.get(&before).copied());

@@ -227,10 +227,11 @@ impl Store {
                 break;
             }
         }
-        if writer.has_active() && writer.step(self, log, now_ms, true) == Step::Done {
-            if let Err(error) = note_end(&*log.disk, writer.last) {
-                tracing::warn!(%error, "where the log ends could not be noted");
-            }
+        if writer.has_active()
+            && writer.step(self, log, now_ms, true) == Step::Done
+            && let Err(error) = note_end(&*log.disk, writer.last)
+        {
+            tracing::warn!(%error, "where the log ends could not be noted");
         }
     }
 

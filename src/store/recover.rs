@@ -67,8 +67,6 @@ pub struct Recovered {
     pub next_segment: u64,
     /// The newest segment and its last seq.
     pub last: (u64, u64),
-    /// Files without frames whose first page was lost: any given-up segment may be one of them.
-    pub(super) unknown: usize,
     /// Segments that were given up: their files say so.
     pub(super) retired: BTreeSet<u64>,
     /// The last seq of every segment.
@@ -280,7 +278,6 @@ fn split_spares(
             recovered.remarks.push(what);
         } else {
             recovered.spares.push((one.id, one.size));
-            recovered.unknown += usize::from(!marked);
         }
         used
     });

@@ -20,14 +20,18 @@ impl State {
         losses: &mut Vec<Loss>,
     ) -> Option<Arc<Mailbox>> {
         let lane = self.lanes.get_mut(index)?;
-        if lane.request().map(|now| now.epoch) != Some(request.epoch) {
-            return None;
-        }
+        let now = lane.request().filter(|now| now.epoch == request.epoch)?;
+        // What came while the disk was read is in memory, or was not looked for.
+        let next = next.min(now.to);
+        let is_all = is_all && now == request;
         let (mut messages, mut bytes, mut lost) = (0, 0, (0, 0));
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let mut in_run = false;
         for Read { entry, found } in read {
             let seq = entry.seq;
+            if seq >= now.to {
+                break;
+            }
             if !lane.awaits(seq) {
                 in_run = false;
                 continue;
