@@ -6,11 +6,11 @@
 //! its message is kept, as the sync policy has it ([`Store::await_kept`]).
 //!
 //! Who does what:
-//! - those who append encode frames into the waiting batch ([`batch`], [`log`]);
-//! - the writer puts batches into segments and tells who waits ([`writer`]);
+//! - those who append encode frames into the waiting batch (`batch`, `log`);
+//! - the writer puts batches into segments and tells who waits (`writer`);
 //! - the keeper reads for receivers that fell behind, prepares segments and gives them back
-//!   ([`keeper`]);
-//! - [`recover`] finds it all again at start.
+//!   (`keeper`);
+//! - `recover` finds it all again at start.
 //!
 //! Invariants:
 //! - a message is in every queue that it was appended to, or in none;

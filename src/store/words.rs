@@ -111,7 +111,7 @@ pub struct Append<'a> {
     pub message: &'a Arc<Message>,
     /// Its copies, sorted in one order for all messages, which keeps the locks in one order.
     pub copies: &'a [Copy],
-    /// Gets [`SPACE`] when it is worth trying again.
+    /// Gets [`crate::mailbox::SPACE`] when it is worth trying again.
     pub waiter: &'a Arc<Mailbox>,
     /// Whether it waits for room. One that does not waits for the writer only.
     pub is_patient: bool,

@@ -1,5 +1,5 @@
 //! The writer: one stream, one batch after the other. While a batch is on its way to the disk, the
-//! next one gathers in [`Front`].
+//! next one gathers in [`super::log::Front`].
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
