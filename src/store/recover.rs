@@ -340,7 +340,9 @@ fn segment(
         recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
         scanned = scan(&*one.file, salt, one.size, (own_base, cut), &mut |_| {})?;
     }
-    let last_seq = scanned.seqs.1.max(base_seq.saturating_sub(1));
+    // Even where nothing in it can be read, it does not end before it begins.
+    let before = own_base.map_or(0, |base_seq| base_seq.saturating_sub(1));
+    let last_seq = scanned.seqs.1.max(before);
     let repacked = one.header.is_some_and(|header| header.repacked);
     if !repacked {
         // Where it begins is a guess without a header: seqs are left out after a torn end.
