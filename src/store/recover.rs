@@ -365,11 +365,8 @@ fn segment(
     if !is_newest {
         segment.close();
         if repair {
-            let sealed = segment.seal(&*one.file, (last_seq, scanned.frames), false);
-            if let Err(error) = sealed {
-                let what = format!("segment {:016x} could not be sealed: {error}", one.id);
-                recovered.remarks.push(what);
-            }
+            let sealed = seal(&segment, one, (last_seq, scanned.frames), false);
+            recovered.remarks.extend(sealed.err());
         }
     }
     recovered.catalog.insert(one.id, segment);
@@ -436,17 +433,19 @@ fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovere
     }
     segment.close();
     if repair {
-        // What a kill left in the page cache counts as kept from here on.
-        let synced = one.file.sync_data();
-        let seqs = (recovered.last.1, scanned.frames);
-        let sealed = synced
-            .and_then(|()| segment.seal(&*one.file, seqs, true))
-            .and_then(|()| one.file.sync_data());
-        if let Err(error) = sealed {
-            let what = format!("segment {:016x} could not be sealed: {error}", one.id);
-            recovered.remarks.push(what);
-        }
+        let sealed = seal(&segment, one, (recovered.last.1, scanned.frames), true);
+        recovered.remarks.extend(sealed.err());
     }
+}
+
+/// Seals a segment for good: what a kill left in the page cache counts as kept from here on, and
+/// what was left out must not come back.
+fn seal(segment: &Segment, one: &Known, seqs: (u64, u64), cut: bool) -> Result<(), String> {
+    let synced = one.file.sync_data();
+    let sealed = synced
+        .and_then(|()| segment.seal(&*one.file, seqs, cut))
+        .and_then(|()| one.file.sync_data());
+    sealed.map_err(|error| format!("segment {:016x} could not be sealed: {error}", one.id))
 }
 
 /// Compares where the log ends with where it ended when it was closed.
