@@ -119,15 +119,15 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
     }
     notes(&known, store_id, &mut recovered)?;
     chain(&known, &mut recovered);
-    if let (Some(last), Some(scanned)) = (known.last(), newest) {
-        finish(last, &scanned, repair, &mut recovered);
-    }
     missed_end(disk, &mut recovered);
     for cursor in recovered.notes.cursors.values() {
         let highest = cursor.acked.iter().copied().max().unwrap_or(0);
         recovered.next_seq = recovered.next_seq.max(cursor.floor.max(highest) + 1);
     }
     recovered.next_seq = recovered.next_seq.max(recovered.last.1 + 1).max(1);
+    if let (Some(last), Some(scanned)) = (known.last(), newest) {
+        finish(last, &scanned, repair, &mut recovered);
+    }
     Ok(recovered)
 }
 
@@ -418,12 +418,14 @@ fn damaged(scanned: &Scanned, segment: u64) -> impl Iterator<Item = Damaged> {
     })
 }
 
-/// The newest segment is gone on with where it was closed in good order, and sealed otherwise.
+/// The newest segment is gone on with where it was closed in good order and nothing came after,
+/// and sealed otherwise: within a segment, seqs are left out by damage only.
 fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovered) {
     let Some(segment) = recovered.catalog.get(&one.id).cloned() else {
         return;
     };
-    if recovered.notes.closed && one.header.is_some() {
+    let is_whole = recovered.next_seq == recovered.last.1 + 1;
+    if recovered.notes.closed && one.header.is_some() && is_whole {
         recovered.active = Some(Continued {
             segment,
             file: Arc::clone(&one.file),
