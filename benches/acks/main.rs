@@ -6,7 +6,8 @@
 //! * floor: one block of 4 KiB that was written before, and `fdatasync`, again and again;
 //! * the store alone: one thread, 64 and then 1,024 messages of 256 bytes in flight;
 //! * the hub over TCP: 64 publishers with 1 and then 16 messages in flight each, QoS 1, to an input
-//!   that has no receiver.
+//!   that has no receiver; beside each the same publishers at a plain server, one thread that only
+//!   reads, writes one block, syncs and answers: what sockets and publishers take by themselves.
 //!
 //! Everything is below one folder (`target` by default), so on one disk; the floor is measured
 //! before each of the other two. `--check` exits with 1 where a target is missed.
@@ -22,6 +23,7 @@
 mod common;
 #[path = "../support/direct.rs"]
 mod direct;
+mod plain;
 #[path = "../power/stop.rs"]
 mod stop;
 #[path = "../support/mod.rs"]
@@ -37,6 +39,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{Hub, Setup};
 use direct::Direct;
+use edgehub::client::Hello;
 use hdrhistogram::Histogram;
 use stop::Failure;
 use support::Options;
@@ -77,6 +80,12 @@ impl Row {
             self.per_second / floor.per_second
         );
     }
+}
+
+#[derive(Clone, Copy)]
+enum Server {
+    Plain,
+    Hub,
 }
 
 struct Bench {
@@ -124,13 +133,8 @@ impl Bench {
     fn floor(&self) -> Result<Row, Failure> {
         let path = self.dir.join("floor");
         let at = |error: std::io::Error| format!("{}: {error}", path.display());
-        let file = File::create(&path).map_err(at)?;
+        let file = write_blocks(&path).map_err(at)?;
         let block = [7_u8; BLOCK_BYTES];
-        for number in 0..BLOCKS {
-            let offset = number * BLOCK_BYTES as u64;
-            file.write_all_at(&block, offset).map_err(at)?;
-        }
-        file.sync_all().map_err(at)?;
         let mut times = histogram();
         let began = Instant::now();
         let mut number = 0;
@@ -174,19 +178,20 @@ impl Bench {
     fn hub(&mut self) -> Result<(), Failure> {
         for window in HUB_WINDOWS {
             let floor = self.floor()?;
-            let data = self.dir.join("data");
-            let row = self.runtime.block_on(async {
-                tokio::select! {
-                    row = over_tcp(&data, window, self.time) => row.map_err(Failure::Hub),
-                    stopped = stop::stopped() => Err(stopped),
-                }
-            });
-            clear(&data)?;
-            let row = row?;
+            let plain = self.publishing(Server::Plain, window)?;
+            let what = format!("plain server, {PUBLISHERS} x {window} in flight");
+            plain.print(&what, &floor);
+            let row = self.publishing(Server::Hub, window)?;
             let what = format!("hub, {PUBLISHERS} x {window} in flight");
             row.print(&what, &floor);
             if window == 1 {
-                let floors = micros(&row.times, 50.0) / micros(&floor.times, 50.0);
+                let median = |row: &Row| micros(&row.times, 50.0);
+                println!(
+                    "{:<34} p50 {:.2} x the plain server's",
+                    "",
+                    median(&row) / median(&plain)
+                );
+                let floors = median(&row) / median(&floor);
                 let what = format!("{what}: p50, times the floor's");
                 self.targets.at_most(&what, floors, FLOORS_MAX, "x");
             } else {
@@ -195,6 +200,25 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// All publishers at one server.
+    fn publishing(&self, server: Server, window: usize) -> Result<Row, Failure> {
+        let data = self.dir.join("data");
+        let row = self.runtime.block_on(async {
+            let run = async {
+                match server {
+                    Server::Plain => at_plain(&data, window, self.time).await,
+                    Server::Hub => at_hub(&data, window, self.time).await,
+                }
+            };
+            tokio::select! {
+                row = run => row.map_err(Failure::Hub),
+                stopped = stop::stopped() => Err(stopped),
+            }
+        });
+        clear(&data)?;
+        row
     }
 }
 
@@ -246,7 +270,7 @@ fn in_flight(direct: &mut Direct, window: usize, time: Duration) -> Result<Row, 
 }
 
 /// Many publishers with so many messages in flight each, through the real hub.
-async fn over_tcp(data: &Path, window: usize, time: Duration) -> Result<Row, String> {
+async fn at_hub(data: &Path, window: usize, time: Duration) -> Result<Row, String> {
     let modules: Vec<String> = (0..PUBLISHERS).map(|number| format!("p{number}")).collect();
     let mut modules: Vec<&str> = modules.iter().map(String::as_str).collect();
     modules.push("c0");
@@ -263,6 +287,38 @@ async fn over_tcp(data: &Path, window: usize, time: Duration) -> Result<Row, Str
     for number in 0..PUBLISHERS {
         pumps.push(Pump::connect(&hub, number, 0, MESSAGE_BYTES).await?);
     }
+    run_all(pumps, window, time).await
+}
+
+/// The same at the plain server.
+async fn at_plain(data: &Path, window: usize, time: Duration) -> Result<Row, String> {
+    let text = |error: std::io::Error| error.to_string();
+    fs::create_dir_all(data).map_err(text)?;
+    let file = data.join("plain");
+    write_blocks(&file).map_err(text)?;
+    let (address, server) = plain::serve(&file).map_err(text)?;
+    let mut pumps = Vec::new();
+    for number in 0..PUBLISHERS {
+        let hello = Hello {
+            client_id: format!("edge-1/p{number}"),
+            username: None,
+            password: None,
+            clean_session: true,
+            keep_alive_seconds: 0,
+        };
+        pumps.push(Pump::login(address, &hello, (number, 0), MESSAGE_BYTES).await?);
+    }
+    let row = run_all(pumps, window, time).await;
+    let ended = tokio::task::spawn_blocking(|| server.join());
+    ended
+        .await
+        .unwrap()
+        .unwrap()
+        .map_err(|error| format!("plain server: {error}"))?;
+    row
+}
+
+async fn run_all(pumps: Vec<Pump>, window: usize, time: Duration) -> Result<Row, String> {
     let from = Instant::now() + WARM_UP;
     let span = Span {
         messages: u32::MAX,
@@ -280,4 +336,14 @@ async fn over_tcp(data: &Path, window: usize, time: Duration) -> Result<Row, Str
     }
     let per_second = times.len() as f64 / time.as_secs_f64();
     Ok(Row { times, per_second })
+}
+
+/// A file whose blocks were all written once.
+fn write_blocks(path: &Path) -> std::io::Result<File> {
+    let file = File::create(path)?;
+    for number in 0..BLOCKS {
+        file.write_all_at(&[7; BLOCK_BYTES], number * BLOCK_BYTES as u64)?;
+    }
+    file.sync_all()?;
+    Ok(file)
 }

@@ -1,6 +1,7 @@
 //! A publisher that keeps so many messages in flight and times their PUBACKs.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use edgehub::client::Hello;
@@ -74,7 +75,17 @@ impl Pump {
         bytes: usize,
     ) -> Result<Self, String> {
         let hello = hello(hub, &format!("p{number}"));
-        let (link, _) = Link::login(hub.tcp(), &hello)
+        Self::login(hub.tcp(), &hello, (number, output), bytes).await
+    }
+
+    /// The same at a server of any kind.
+    pub async fn login(
+        address: SocketAddr,
+        hello: &Hello,
+        (number, output): (usize, usize),
+        bytes: usize,
+    ) -> Result<Self, String> {
+        let (link, _) = Link::login(address, hello)
             .await
             .map_err(|error| format!("p{number}: {error}"))?;
         Ok(Self {
