@@ -208,6 +208,8 @@ fn copy_one(
         let Found::Frame { header, bytes, .. } = found else {
             continue;
         };
+        // Notes end a segment too.
+        target.last_seq = target.last_seq.max(header.seq);
         // Damaged bodies move too: whoever meets them reports them.
         if header.kind != Kind::Data || !is_needed(queues, &header, bytes) {
             continue;
@@ -228,7 +230,6 @@ fn copy_one(
             frame::seal(frame, salt(log.store_id, target_id), header.durable_seq);
         }
         target.frames += 1;
-        target.last_seq = header.seq;
         if target.buf.len() >= CHUNK_BYTES {
             target.flush(log)?;
         }
