@@ -98,9 +98,12 @@ impl Lane {
 
     /// Bytes of the messages that wait.
     pub fn waiting_bytes(&self) -> u64 {
-        let gap = self.gap.as_ref().map_or(0, |gap| gap.bytes);
-        let memory = self.ready.iter().chain(&self.tail);
-        gap + memory.map(|waiting| waiting.message.bytes()).sum::<u64>()
+        self.gap.as_ref().map_or(0, |gap| gap.bytes) + self.memory_bytes()
+    }
+
+    /// Bytes of the messages in memory that wait.
+    pub fn memory_bytes(&self) -> u64 {
+        bytes_of(&self.ready) + bytes_of(&self.tail)
     }
 
     /// The oldest message that is not done with; one past the newest where all are.
@@ -151,11 +154,7 @@ impl Lane {
         let Some(gap) = &mut self.gap else {
             return 0;
         };
-        let bytes: u64 = self
-            .tail
-            .iter()
-            .map(|waiting| waiting.message.bytes())
-            .sum();
+        let bytes = bytes_of(&self.tail);
         gap.messages += self.tail.len();
         gap.bytes += bytes;
         self.tail = VecDeque::new();
@@ -168,11 +167,7 @@ impl Lane {
         let Some(first) = self.ready.front().map(|waiting| waiting.seq) else {
             return tail;
         };
-        let bytes: u64 = self
-            .ready
-            .iter()
-            .map(|waiting| waiting.message.bytes())
-            .sum();
+        let bytes = bytes_of(&self.ready);
         let gap = self.gap.get_or_insert_default();
         gap.from = first;
         gap.messages += self.ready.len();
@@ -182,16 +177,31 @@ impl Lane {
         tail + bytes
     }
 
+    /// Takes a message that waited into flight.
+    pub fn launch(&mut self, flight: InFlight) {
+        let place = match self.in_flight.back() {
+            Some(last) if last.seq > flight.seq => self
+                .in_flight
+                .partition_point(|other| other.seq < flight.seq),
+            _ => self.in_flight.len(),
+        };
+        self.in_flight.insert(place, flight);
+    }
+
     /// Takes a message out of flight.
     pub fn land(&mut self, seq: u64) -> Option<InFlight> {
         let at = match self.in_flight.front() {
             Some(front) if front.seq == seq => 0,
-            _ => self
-                .in_flight
-                .binary_search_by_key(&seq, |flight| flight.seq)
-                .ok()?,
+            _ => self.flight_at(seq)?,
         };
         self.in_flight.remove(at)
+    }
+
+    fn flight_at(&self, seq: u64) -> Option<usize> {
+        let found = self
+            .in_flight
+            .binary_search_by_key(&seq, |flight| flight.seq);
+        found.ok()
     }
 
     /// A message in flight was acknowledged; what it took.
@@ -279,15 +289,14 @@ impl Lane {
 
     /// Whether a message read from disk is one that waits.
     pub fn awaits(&self, seq: u64) -> bool {
-        let in_flight = || self.in_flight.binary_search_by_key(&seq, |f| f.seq).is_ok();
         let dropped = |(first, last): &(u64, u64)| (*first..=*last).contains(&seq);
-        !self.acked.contains(&seq) && !in_flight() && !self.dropped.iter().any(dropped)
+        let is_done = self.acked.contains(&seq) || self.dropped.iter().any(dropped);
+        !is_done && self.flight_at(seq).is_none()
     }
 
     /// Whether a message on disk is still needed: it waits, or is in flight.
     pub fn needs(&self, seq: u64) -> bool {
-        let in_flight = || self.in_flight.binary_search_by_key(&seq, |f| f.seq).is_ok();
-        seq >= self.oldest() && (self.awaits(seq) || in_flight())
+        seq >= self.oldest() && (self.awaits(seq) || self.flight_at(seq).is_some())
     }
 
     /// Whether some messages of a segment's part may be done with, though older ones are not.
@@ -347,4 +356,9 @@ impl Lane {
                 .chain(&self.tail)
                 .any(|waiting| inside(waiting.seq))
     }
+}
+
+fn bytes_of(messages: &VecDeque<Waiting>) -> u64 {
+    let bytes = messages.iter().map(|waiting| waiting.message.bytes());
+    bytes.sum()
 }

@@ -414,8 +414,7 @@ impl Store {
 
     fn wait(&self, waiter: &Arc<Mailbox>) {
         let mut waiters = lock(&self.waiters);
-        waiters.retain(|other| Arc::strong_count(other) > 1 && !Arc::ptr_eq(other, waiter));
-        waiters.push(Arc::clone(waiter));
+        queue::register(&mut waiters, waiter);
         self.has_waiters.store(true, Ordering::Release);
     }
 
@@ -458,13 +457,7 @@ fn take_log(
         // At the start, or after a burst, the next segment is on its way.
         let is_full = log.is_full.load(Ordering::Relaxed) || log.has_failed.load(Ordering::Relaxed);
         if append.is_patient || !is_full {
-            let known = front
-                .full
-                .iter()
-                .any(|known| Arc::ptr_eq(known, append.waiter));
-            if !known {
-                front.full.push(Arc::clone(append.waiter));
-            }
+            queue::register(&mut front.full, append.waiter);
         }
         drop(front);
         log.wake_keeper();

@@ -186,11 +186,7 @@ impl State {
         let Some(lane) = self.lanes.get_mut(priority.index()) else {
             return;
         };
-        if !cached {
-            let forgotten = lane.forget_tail();
-            self.cached -= forgotten;
-            cache.give_back(forgotten);
-        }
+        let forgotten = if cached { 0 } else { lane.forget_tail() };
         let waiting = Waiting {
             seq,
             expires_s,
@@ -200,11 +196,10 @@ impl State {
             self.cached += bytes;
             cache.take(bytes);
         }
+        self.forgotten(forgotten, cache);
         self.messages += 1;
         self.bytes += bytes;
-        if expires_s != 0 {
-            self.next_expiry_s = self.next_expiry_s.min(expires_s);
-        }
+        self.next_expiry_s = earlier(self.next_expiry_s, expires_s);
         if std::mem::take(&mut self.idle) {
             idle.extend(self.consumer.clone());
         }
@@ -240,19 +235,7 @@ impl State {
                     losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
                     continue;
                 }
-                let message = Arc::clone(&waiting.message);
-                out.push(Delivery {
-                    seq: waiting.seq,
-                    priority,
-                    message,
-                });
-                let flight = InFlight {
-                    seq: waiting.seq,
-                    bytes,
-                    expires_s: waiting.expires_s,
-                    message: self.keeps_messages.then_some(waiting.message),
-                };
-                put(lane, flight);
+                out.push(hand_out(lane, priority, waiting, self.keeps_messages));
                 room -= 1;
                 room_bytes = room_bytes.saturating_sub(bytes);
             }
@@ -268,10 +251,7 @@ impl State {
                 break;
             }
         }
-        if !self.keeps_messages {
-            self.cached -= given_back;
-            cache.give_back(given_back);
-        }
+        self.forgotten(given_back, cache);
         self.idle = out.is_empty();
         reads
     }
@@ -288,40 +268,25 @@ impl State {
         self.attach(consumer);
         let lane = self.lanes.get_mut(priority.index()).ok_or(false)?;
         let found = lane.ready.binary_search_by_key(&seq, |waiting| waiting.seq);
-        let Some(waiting) = found.ok().and_then(|at| lane.ready.remove(at)) else {
+        let found = found.ok();
+        let is_expired = |waiting: &Waiting| clock.is_expired(now_ms, waiting.expires_s, seq);
+        if found
+            .and_then(|at| lane.ready.get(at))
+            .is_some_and(is_expired)
+        {
+            // The next sweep gives it up.
+            self.next_expiry_s = 0;
+            return Err(false);
+        }
+        let Some(waiting) = found.and_then(|at| lane.ready.remove(at)) else {
             let may_come = lane.gap.as_ref().is_some_and(|gap| gap.from <= seq);
             self.idle |= may_come;
             return Err(may_come && lane.awaits(seq));
         };
         let bytes = waiting.message.bytes();
-        if !self.keeps_messages {
-            self.cached -= bytes;
-            cache.give_back(bytes);
-        }
-        if clock.is_expired(now_ms, waiting.expires_s, seq) {
-            // Back to its place: the next sweep gives it up.
-            self.next_expiry_s = 0;
-            let place = lane.ready.partition_point(|other| other.seq < seq);
-            lane.ready.insert(place, waiting);
-            if !self.keeps_messages {
-                self.cached += bytes;
-                cache.take(bytes);
-            }
-            return Err(false);
-        }
-        let message = Arc::clone(&waiting.message);
-        let flight = InFlight {
-            seq,
-            bytes,
-            expires_s: waiting.expires_s,
-            message: self.keeps_messages.then_some(waiting.message),
-        };
-        put(lane, flight);
-        Ok(Delivery {
-            seq,
-            priority,
-            message,
-        })
+        let delivery = hand_out(lane, priority, waiting, self.keeps_messages);
+        self.forgotten(bytes, cache);
+        Ok(delivery)
     }
 
     /// Removes a message in flight; returns the bytes freed.
@@ -364,6 +329,7 @@ impl State {
         }
     }
 
+    /// Messages of so many bytes are no longer in memory.
     pub(super) fn forgotten(&mut self, bytes: u64, cache: &Cache) {
         if !self.keeps_messages {
             self.cached -= bytes;
@@ -386,11 +352,9 @@ impl State {
         )
     }
 
-    /// Registers a held-back sender once, and forgets those whose connection has gone.
+    /// Registers a held-back sender.
     pub fn wait(&mut self, waiter: &Arc<Mailbox>) {
-        self.waiters
-            .retain(|other| Arc::strong_count(other) > 1 && !Arc::ptr_eq(other, waiter));
-        self.waiters.push(Arc::clone(waiter));
+        register(&mut self.waiters, waiter);
     }
 
     /// Tells held-back senders when there is room again.
@@ -414,14 +378,39 @@ fn is_held(lane: &Lane) -> bool {
     lane.acked.len() >= ACKED_SPAN_MAX && oldest == Some(lane.oldest())
 }
 
-fn put(lane: &mut Lane, flight: InFlight) {
-    let place = match lane.in_flight.back() {
-        Some(last) if last.seq > flight.seq => lane
-            .in_flight
-            .partition_point(|other| other.seq < flight.seq),
-        _ => lane.in_flight.len(),
-    };
-    lane.in_flight.insert(place, flight);
+/// Takes a message into flight, which it stays in until it is acknowledged.
+fn hand_out(lane: &mut Lane, priority: Priority, waiting: Waiting, keeps_it: bool) -> Delivery {
+    let Waiting {
+        seq,
+        expires_s,
+        message,
+    } = waiting;
+    lane.launch(InFlight {
+        seq,
+        bytes: message.bytes(),
+        expires_s,
+        message: keeps_it.then(|| Arc::clone(&message)),
+    });
+    Delivery {
+        seq,
+        priority,
+        message,
+    }
+}
+
+/// The earlier of two expiries; the second may be 0: never.
+pub(super) fn earlier(next_s: u32, expires_s: u32) -> u32 {
+    if expires_s == 0 {
+        next_s
+    } else {
+        next_s.min(expires_s)
+    }
+}
+
+/// Puts a held-back sender on a list once, and takes off those whose connection has gone.
+pub(super) fn register(waiters: &mut Vec<Arc<Mailbox>>, waiter: &Arc<Mailbox>) {
+    waiters.retain(|other| Arc::strong_count(other) > 1 && !Arc::ptr_eq(other, waiter));
+    waiters.push(Arc::clone(waiter));
 }
 
 /// Wakes receivers whose queues got messages.

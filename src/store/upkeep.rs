@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::clock::TrustedClock;
 use super::lane::{Read, Request, Waiting};
-use super::queue::{Cache, State};
+use super::queue::{Cache, State, earlier};
 use super::{Loss, LossReason};
 use crate::mailbox::Mailbox;
 
@@ -46,9 +46,7 @@ impl State {
                 Some((expires_s, message)) => {
                     cache.take(entry.bytes);
                     self.cached += entry.bytes;
-                    if expires_s != 0 {
-                        self.next_expiry_s = self.next_expiry_s.min(expires_s);
-                    }
+                    self.next_expiry_s = earlier(self.next_expiry_s, expires_s);
                     let waiting = Waiting {
                         seq,
                         expires_s,
@@ -110,8 +108,7 @@ impl State {
                 part.retain(|waiting| {
                     let alive = !clock.is_expired(now_ms, waiting.expires_s, waiting.seq);
                     if alive {
-                        let expires_s = waiting.expires_s;
-                        next = next.min(if expires_s == 0 { u32::MAX } else { expires_s });
+                        next = earlier(next, waiting.expires_s);
                     } else {
                         freed += waiting.message.bytes();
                         losses.push(Loss::of(LossReason::Expired, waiting.seq, &waiting.message));
@@ -159,8 +156,9 @@ impl State {
         for lane in &mut self.lanes {
             messages += lane.waiting();
             bytes += lane.waiting_bytes();
-            let memory = lane.ready.drain(..).chain(lane.tail.drain(..));
-            cached += memory.map(|waiting| waiting.message.bytes()).sum::<u64>();
+            cached += lane.memory_bytes();
+            lane.ready.clear();
+            lane.tail.clear();
             lane.gap = None;
             lane.epoch += 1;
             lane.is_dirty = true;
