@@ -19,8 +19,10 @@ impl Keeper {
             {
                 let clock = store.clock();
                 let state = queue.lock();
-                let lanes: Vec<_> = (0..state.lanes.len())
-                    .filter(|index| state.lanes.get(*index).is_some_and(|l| l.gap.is_some()))
+                let lanes = state.lanes.iter().enumerate();
+                let lanes: Vec<_> = lanes
+                    .filter(|(_, lane)| lane.gap.is_some())
+                    .map(|(index, _)| index)
                     .collect();
                 drop(state);
                 for index in lanes {
@@ -32,13 +34,11 @@ impl Keeper {
                         if clock.is_expired(now_ms, part.expires_s, part.first_seq)
                             && clock.is_expired(now_ms, part.expires_s, part.last_seq)
                         {
-                            give_up(log, &queue, index, segment, &part, &mut losses);
+                            let reason = LossReason::Expired;
+                            losses.extend(give_up(log, &queue, index, segment, &part, reason));
                         }
                     }
                 }
-            }
-            for loss in &mut losses {
-                loss.reason = LossReason::Expired;
             }
             store.lose(&queue, losses);
         }
@@ -68,9 +68,9 @@ impl Keeper {
             let Some(queue) = queues.get(&number) else {
                 continue;
             };
-            let mut losses = Vec::new();
-            give_up(log, queue, index, &segment, &part, &mut losses);
-            store.lose(queue, losses);
+            let reason = LossReason::DroppedOldest;
+            let lost = give_up(log, queue, index, &segment, &part, reason);
+            store.lose(queue, lost.into_iter().collect());
         }
         true
     }
@@ -83,34 +83,27 @@ fn give_up(
     index: usize,
     segment: &Segment,
     whole: &Summary,
-    losses: &mut Vec<Loss>,
-) {
+    reason: LossReason,
+) -> Option<Loss> {
     let mut state = queue.lock();
-    let Some(lane) = state.lanes.get(index) else {
-        return;
-    };
+    let lane = state.lanes.get(index)?;
+    let request = lane.request()?;
     // What is in memory or in flight is given up where it is met.
     let mut part = *whole;
-    if let Some(request) = lane.request() {
-        part.last_seq = part.last_seq.min(request.to - 1);
-    }
-    let in_flight = lane.in_flight.iter().map(|flight| flight.seq);
-    if in_flight.into_iter().any(|seq| seq >= part.first_seq) {
-        return;
-    }
-    let known = (part.first_seq, part.last_seq);
-    let Some(request) = lane.request().filter(|_| !lane.dropped.contains(&known)) else {
-        return;
-    };
-    if request.from > part.last_seq || !lane.pins(part.first_seq, part.last_seq) {
-        return;
+    part.last_seq = part.last_seq.min(request.to - 1);
+    let seqs = (part.first_seq, part.last_seq);
+    let mut in_flight = lane.in_flight.iter();
+    if in_flight.any(|flight| flight.seq >= part.first_seq)
+        || lane.dropped.contains(&seqs)
+        || request.from > part.last_seq
+        || !lane.pins(part.first_seq, part.last_seq)
+    {
+        return None;
     }
     let (mut messages, mut bytes) = (part.messages as usize, part.bytes);
     if request.from > part.first_seq || whole.last_seq > part.last_seq || lane.has_exceptions(&part)
     {
-        let Ok(list) = segment.list(&*log.disk, part.lane, 0) else {
-            return;
-        };
+        let list = segment.list(&*log.disk, part.lane, 0).ok()?;
         (messages, bytes) = (0, 0);
         let entries = Position::default().entries_of(&list);
         let asked = request.from..request.to.min(part.last_seq + 1);
@@ -119,18 +112,12 @@ fn give_up(
             bytes += entry.bytes;
         }
     }
-    let Some(lane) = state.lanes.get_mut(index) else {
-        return;
-    };
+    let lane = state.lanes.get_mut(index)?;
     lane.drop_part(&part, messages, bytes);
     state.messages -= messages;
     state.bytes = state.bytes.saturating_sub(bytes);
-    if messages > 0 {
-        losses.push(Loss::unread(LossReason::DroppedOldest, known, messages));
-    }
-    if !std::mem::replace(&mut state.is_listed, true) {
-        log.note_cursor(queue);
-    }
+    log.note_cursor(queue, &mut state);
+    (messages > 0).then(|| Loss::unread(reason, seqs, messages))
 }
 
 /// Gives up the oldest messages on disk of a queue's least urgent lane, until an eighth of its

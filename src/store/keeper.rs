@@ -56,12 +56,7 @@ impl Keeper {
         let more = self.refill(store, log, now_ms);
         self.recycle(log);
         self.supply(log);
-        let every = if log.is_full.load(Ordering::Relaxed) {
-            FULL_TICK_MS
-        } else {
-            TICK_MS
-        };
-        if tick || now_ms >= self.tick_ms + every {
+        if tick || now_ms >= self.due_ms(log) {
             self.tick_ms = now_ms;
             self.expire(store, log, now_ms);
             if self.free(store, log) == 0 && log.is_full.load(Ordering::Relaxed) {
@@ -161,17 +156,16 @@ impl Keeper {
                     .fetch_sub(size.unwrap_or(0), Ordering::Relaxed);
             }
         }
+        let whole = log.options().segment_bytes;
         let mut freed = std::mem::take(&mut *lock(&log.freed));
         if log.is_blocked.load(Ordering::Acquire) {
             // There is nowhere to note it. The file itself will tell whose it was.
-            let whole = log.options().segment_bytes;
             let left = self.freeing.iter().filter(|(_, size)| **size == whole);
             freed.extend(left.map(|(id, _)| *id).take(1));
         }
         if freed.is_empty() {
             return;
         }
-        let whole = log.options().segment_bytes;
         for id in freed {
             let Some(size) = self.freeing.remove(&id) else {
                 continue;

@@ -11,7 +11,7 @@ use super::disk::{Disk, DiskFile};
 use super::keeper::Keeper;
 use super::layout::QUARANTINE;
 use super::lock;
-use super::queue::Queue;
+use super::queue::{Queue, State};
 use super::segment::{Catalog, Segment};
 use super::writer::Writer;
 use crate::mailbox::{DURABLE, Mailbox, SPACE};
@@ -143,7 +143,6 @@ pub(super) struct Log {
 }
 
 impl Log {
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         disk: Arc<dyn Disk>,
         store_id: u64,
@@ -152,7 +151,6 @@ impl Log {
         catalog: Catalog,
         writer: Writer,
         keeper: Keeper,
-        orphans: Vec<Cursor>,
     ) -> Self {
         let front = Front {
             next_seq,
@@ -175,7 +173,7 @@ impl Log {
             freed: Mutex::default(),
             suspect: Mutex::default(),
             keeper_wakes: (Mutex::new(false), Condvar::new()),
-            orphans: Mutex::new(orphans),
+            orphans: Mutex::default(),
             has_failed: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             is_roomy: AtomicBool::new(false),
@@ -225,23 +223,27 @@ impl Log {
 
     /// Asks to be told when `seq` is kept, unless it is. Starts the writer in any case.
     pub fn await_kept(&self, seq: u64, waiter: &Arc<Mailbox>) {
-        let mut front = self.front();
-        if self.kept() >= seq {
-            drop(front);
-            waiter.raise(DURABLE);
-            return;
-        }
-        front.waiters.push((seq, Arc::clone(waiter)));
-        self.wake_writer(front);
+        self.tell_when_kept(self.front(), seq, waiter, DURABLE);
     }
 
     /// Asks to be told, with `SPACE` too, when all that was appended is kept.
     pub fn await_all(&self, waiter: &Arc<Mailbox>) {
-        let mut front = self.front();
+        let front = self.front();
         let seq = front.next_seq - 1;
+        self.tell_when_kept(front, seq, waiter, SPACE);
+    }
+
+    /// Raises `if_kept` now where `seq` is kept already.
+    fn tell_when_kept(
+        &self,
+        mut front: MutexGuard<'_, Front>,
+        seq: u64,
+        waiter: &Arc<Mailbox>,
+        if_kept: u32,
+    ) {
         if self.kept() >= seq {
             drop(front);
-            waiter.raise(SPACE);
+            waiter.raise(if_kept);
             return;
         }
         front.waiters.push((seq, Arc::clone(waiter)));
@@ -273,15 +275,19 @@ impl Log {
         }
     }
 
-    /// A queue whose cursor changed.
-    pub fn note_cursor(&self, queue: &Arc<Queue>) {
-        lock(&self.dirty).push(Arc::clone(queue));
+    /// Puts a queue on the list of those whose cursors changed, once.
+    pub fn note_cursor(&self, queue: &Arc<Queue>, state: &mut State) {
+        if !std::mem::replace(&mut state.is_listed, true) {
+            lock(&self.dirty).push(Arc::clone(queue));
+        }
     }
 
-    /// A queue that has to be read on.
-    pub fn want(&self, queue: &Arc<Queue>) {
-        lock(&self.wanted).push(Arc::clone(queue));
-        self.wake_keeper();
+    /// Puts a queue on the list of those that have to be read on, once.
+    pub fn want(&self, queue: &Arc<Queue>, state: &mut State) {
+        if !std::mem::replace(&mut state.is_wanted, true) {
+            lock(&self.wanted).push(Arc::clone(queue));
+            self.wake_keeper();
+        }
     }
 
     /// Keeps damaged bytes for support, as far as there is room for them.

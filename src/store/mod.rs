@@ -233,7 +233,7 @@ impl Store {
             }
             loss.endpoint = Some(copy.queue.endpoint().clone());
             losses.push(loss);
-            self.list(&copy.queue, state);
+            self.note_cursor(&copy.queue, state);
         }
         true
     }
@@ -296,7 +296,7 @@ impl Store {
         let freed = before - state.bytes;
         self.read_on(queue, &mut state, reads);
         if losses.len() > lost {
-            self.list(queue, &mut state);
+            self.note_cursor(queue, &mut state);
         }
         drop(state);
         drop(clock);
@@ -323,19 +323,15 @@ impl Store {
     }
 
     fn read_on(&self, queue: &Arc<Queue>, state: &mut queue::State, reads: bool) {
-        if let Some(log) = self.log.as_ref().filter(|_| reads)
-            && !std::mem::replace(&mut state.is_wanted, true)
-        {
-            log.want(queue);
+        if let Some(log) = self.log.as_ref().filter(|_| reads) {
+            log.want(queue, state);
         }
     }
 
-    /// Puts a queue on the list of those whose cursors changed.
-    fn list(&self, queue: &Arc<Queue>, state: &mut queue::State) {
-        if let Some(log) = &self.log
-            && !std::mem::replace(&mut state.is_listed, true)
-        {
-            log.note_cursor(queue);
+    /// Has a cursor noted that changed.
+    fn note_cursor(&self, queue: &Arc<Queue>, state: &mut queue::State) {
+        if let Some(log) = &self.log {
+            log.note_cursor(queue, state);
         }
     }
 
@@ -344,7 +340,7 @@ impl Store {
         let mut state = queue.lock();
         let freed = state.acknowledge(priority, seq);
         if freed.is_some() {
-            self.list(queue, &mut state);
+            self.note_cursor(queue, &mut state);
         }
         drop(state);
         self.free(queue, freed.unwrap_or(0));
@@ -402,7 +398,7 @@ impl Store {
             return;
         }
         let mut state = queue.lock();
-        self.list(queue, &mut state);
+        self.note_cursor(queue, &mut state);
         let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
         state.wake_waiters(&bounds);
         drop(state);

@@ -178,7 +178,7 @@ impl Store {
             let mut state = queue.lock();
             let freed = state.expire((&clock, now_ms), &self.cache, losses);
             if losses.len() > before {
-                self.list(&queue, &mut state);
+                self.note_cursor(&queue, &mut state);
             }
             drop(state);
             drop(clock);
@@ -309,7 +309,7 @@ impl Store {
         };
         let mut state = queue.lock();
         let messages = state.purge(&self.cache);
-        self.list(&queue, &mut state);
+        self.note_cursor(&queue, &mut state);
         drop(state);
         let loss = Loss::unread(LossReason::Purged, (0, 0), messages);
         self.lose(&queue, vec![loss]);
@@ -377,7 +377,6 @@ fn log_of(
         catalog,
         writer,
         keeper,
-        Vec::new(),
     );
     *lock(&log.spares) = spares;
     *lock(&log.freed) = unfit;
