@@ -51,12 +51,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::mailbox::{Mailbox, SPACE};
 use crate::message::{Endpoint, Priority};
 use clock::TrustedClock;
-use frame::{LANES_MAX, LaneRef};
+use frame::{LANES_MAX, LaneRef, Parts};
 use log::Log;
 use queue::Cache;
 
@@ -119,6 +119,10 @@ impl Store {
         }
     }
 
+    fn bounds(&self) -> Bounds {
+        *self.bounds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The queue of an endpoint, made at first use.
     #[must_use]
     pub fn queue(&self, endpoint: &Endpoint) -> Arc<Queue> {
@@ -158,7 +162,7 @@ impl Store {
         idle: &mut Vec<Arc<Mailbox>>,
         losses: &mut Vec<Loss>,
     ) -> Result<u64, Full> {
-        let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
+        let bounds = self.bounds();
         let bytes = append.message.bytes();
         let mut locked = Vec::with_capacity(append.copies.len());
         for copy in append.copies {
@@ -180,21 +184,24 @@ impl Store {
             locked.push(state);
         }
         let clock = self.clock();
-        let expires = |copy: &Copy| {
-            copy.ttl_ms
-                .map_or(0, |ttl_ms| clock.expires_s(append.now_ms, ttl_ms))
+        let lane_of = |copy: &Copy| LaneRef {
+            lane: control::lane_number(copy.queue.number, copy.priority.index()),
+            expires_s: copy
+                .ttl_ms
+                .map_or(0, |ttl_ms| clock.expires_s(append.now_ms, ttl_ms)),
         };
+        let lanes: SmallVec<[LaneRef; 8]> = append.copies.iter().map(lane_of).collect();
         let first_seq = match &self.log {
             None => self.take_memory(append, bytes, &bounds)?,
-            Some(log) => take_log(log, append, &expires, clock.now_ms(append.now_ms))?,
+            Some(log) => take_log(log, append, &lanes, clock.now_ms(append.now_ms))?,
         };
-        for (at, (copy, state)) in append.copies.iter().zip(&mut locked).enumerate() {
+        let copies = append.copies.iter().zip(&lanes).zip(&mut locked);
+        for (at, ((copy, lane), state)) in copies.enumerate() {
             let seq = first_seq + (at / LANES_MAX) as u64;
-            let place = (seq, copy.priority, expires(copy));
+            let place = (seq, copy.priority, lane.expires_s);
             state.push(place, append.message, &self.cache, idle);
         }
-        let frames = append.copies.len().div_ceil(LANES_MAX).max(1) as u64;
-        Ok(first_seq + frames - 1)
+        Ok(first_seq + frames_of(&lanes) - 1)
     }
 
     /// Room in a queue, after dropping the oldest where that is the policy.
@@ -206,11 +213,11 @@ impl Store {
         bounds: &Bounds,
         losses: &mut Vec<Loss>,
     ) -> bool {
-        let crowded = |store: &Self| {
-            let used = store.used_bytes.load(Ordering::Relaxed);
-            store.log.is_none() && bounds.drop_oldest && used + bytes > bounds.max_bytes
+        let is_crowded = || {
+            let used = self.used_bytes.load(Ordering::Relaxed);
+            self.log.is_none() && bounds.drop_oldest && used + bytes > bounds.max_bytes
         };
-        while !state.has_room(bytes, bounds) || crowded(self) {
+        while !state.has_room(bytes, bounds) || is_crowded() {
             let before = state.bytes;
             let dropped = bounds
                 .drop_oldest
@@ -381,7 +388,7 @@ impl Store {
         if freed == 0 {
             return;
         }
-        let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
+        let bounds = self.bounds();
         queue.lock().wake_waiters(&bounds);
         if self.log.is_some() {
             return;
@@ -399,7 +406,7 @@ impl Store {
         }
         let mut state = queue.lock();
         self.note_cursor(queue, &mut state);
-        let bounds = *self.bounds.read().unwrap_or_else(PoisonError::into_inner);
+        let bounds = self.bounds();
         state.wake_waiters(&bounds);
         drop(state);
         lock(&self.losses).extend(losses.into_iter().map(|loss| Loss {
@@ -427,20 +434,12 @@ impl Store {
 }
 
 /// Encodes a message into the waiting batch; returns the seq of its first frame.
-fn take_log(
-    log: &Log,
-    append: &Append<'_>,
-    expires: &dyn Fn(&Copy) -> u32,
-    time_ms: u64,
-) -> Result<u64, Full> {
+fn take_log(log: &Log, append: &Append<'_>, lanes: &[LaneRef], time_ms: u64) -> Result<u64, Full> {
     let message = append.message;
-    let body_crc = record::parts(message, &[], time_ms).body_crc();
-    let most = append.copies.len().min(LANES_MAX);
-    let mut lanes: smallvec::SmallVec<[LaneRef; 8]> = smallvec::SmallVec::with_capacity(most);
+    let parts = record::parts(message, &[], time_ms);
+    let body_crc = parts.body_crc();
     let mut front = log.front();
-    let frames = append.copies.len().div_ceil(LANES_MAX).max(1);
-    let frame = record::parts(message, &[], time_ms).frame_bytes() as u64;
-    let needs = frame * frames as u64 + writer::list_bytes(append.copies.len());
+    let needs = parts.frame_bytes() as u64 * frames_of(lanes) + writer::list_bytes(lanes.len());
     let is_large = front.batch.bytes() as u64 + needs > log::BATCH_BYTES_MAX as u64;
     let is_long = front.batch.frames().len() >= log::BATCH_MESSAGES_MAX;
     if !front.batch.is_empty() && !append.is_last && (is_large || is_long) {
@@ -462,22 +461,21 @@ fn take_log(
     }
     front.room -= needs;
     let first_seq = front.next_seq;
-    for some in append.copies.chunks(LANES_MAX) {
-        lanes.clear();
-        lanes.extend(some.iter().map(|copy| LaneRef {
-            lane: control::lane_number(copy.queue.number, copy.priority.index()),
-            expires_s: expires(copy),
-        }));
-        let parts = record::parts(message, &lanes, time_ms);
+    let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX);
+    for lanes in lanes.chunks(LANES_MAX) {
+        let parts = Parts { lanes, ..parts };
         let seq = front.next_seq;
         front.next_seq += 1;
-        let payload: &Bytes = &message.payload;
-        let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX);
         front
             .batch
-            .push(seq, &parts, body_crc, Some(payload), bytes);
+            .push(seq, &parts, body_crc, Some(&message.payload), bytes);
     }
     Ok(first_seq)
+}
+
+/// Frames that a message for so many lanes takes.
+fn frames_of(lanes: &[LaneRef]) -> u64 {
+    lanes.len().div_ceil(LANES_MAX).max(1) as u64
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
