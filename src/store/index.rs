@@ -4,6 +4,8 @@
 //! A list entry is three numbers, each as the difference to the entry before it (seq, offset in
 //! units of 8 bytes) or as it is (message bytes), in variable length: 4 to 6 bytes together.
 
+use std::collections::HashMap;
+
 use super::frame::{ALIGN, read_u32, read_u64};
 
 /// Bytes of an encoded [`Summary`].
@@ -12,7 +14,7 @@ pub const SUMMARY_BYTES: usize = 56;
 pub const ENTRY_BYTES_MAX: u64 = 15;
 
 /// What a segment holds of one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The lane.
     pub lane: u32,
@@ -92,14 +94,8 @@ impl ListBuilder {
         Self {
             summary: Summary {
                 lane,
-                messages: 0,
-                bytes: 0,
-                first_seq: 0,
-                last_seq: 0,
                 expires_s: 1,
-                list_at: 0,
-                list_bytes: 0,
-                list_crc: 0,
+                ..Summary::default()
             },
             list: Vec::new(),
             last: Entry::default(),
@@ -152,6 +148,17 @@ impl ListBuilder {
             ..self.summary
         }
     }
+}
+
+/// The lists of a segment that is not sealed.
+pub type ListsByLane = HashMap<u32, ListBuilder>;
+
+/// Adds a frame to the list of one of its lanes.
+pub fn add(lists: &mut ListsByLane, lane: u32, entry: Entry, expires_s: u32) {
+    lists
+        .entry(lane)
+        .or_insert_with(|| ListBuilder::new(lane))
+        .push(entry, expires_s);
 }
 
 /// Reads a list from the front; `at` is kept by the caller between calls.

@@ -18,8 +18,7 @@ use super::frame::{HEADER_BYTES, HEADER_BYTES_MAX, Header};
 use super::index::{Entry, Position};
 use super::journal::{Subscription, sessions};
 use super::layout::{FORMAT, SEGMENTS, salt, segment_path};
-use super::open::sentence;
-use super::recover::{Recovered, recover};
+use super::recover::{Damaged, Recovered, recover};
 use super::segment::Segment;
 use super::state;
 use crate::message::Priority;
@@ -129,14 +128,13 @@ fn look(disk: &Snapshot) -> io::Result<Inspection> {
     let lanes = lanes(disk, &recovered, &mut remarks)?;
     let kept = state::read::load(disk, store_id)?;
     let (sessions, of_state) = sessions(kept.values, kept.damage);
-    let damaged = recovered.damaged.iter();
-    let damaged = damaged.map(|damaged| sentence(damaged, &recovered));
+    let damaged = recovered.damaged.iter().map(Damaged::sentence);
     let idle = [&recovered.spares, &recovered.free, &recovered.obsolete];
     let idle = || idle.into_iter().flatten();
     let segments = recovered.catalog.values();
     Ok(Inspection {
         store_id,
-        was_closed: recovered.active.is_some() || recovered.catalog.is_empty(),
+        was_closed: recovered.was_closed(),
         lanes,
         segments: recovered.catalog.len() as u64,
         segment_bytes: segments.map(|one| one.size.load(Ordering::Acquire)).sum(),
@@ -196,14 +194,10 @@ fn list_of(
     lane: u32,
     remarks: &mut Vec<String>,
 ) -> io::Result<Vec<u8>> {
-    let error = match segment.list(disk, lane, 0) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => error,
-        done => return done,
-    };
-    remarks.push(format!("{error}; counted from its frames"));
-    let store_id = recovered.store_id.unwrap_or_default();
-    segment.rebuild(disk, store_id, u64::MAX)?;
-    segment.list(disk, lane, 0)
+    let disk = (disk as &dyn Disk, recovered.store_id.unwrap_or_default());
+    segment.list_or_rebuild(disk, lane, 0, |error| {
+        remarks.push(format!("{error}; counted from its frames"));
+    })
 }
 
 /// When a message was stored, from its frame; `None` where that cannot be read.

@@ -5,10 +5,9 @@ use std::io;
 
 use super::clock::Saved;
 use super::control::{Control, Cursor};
-use super::frame::Kind;
 use super::layout::salt;
 use super::recover::{Damaged, Known, Recovered, seq_end};
-use super::segment::scan;
+use super::segment::{Scanned, scan};
 
 /// The log's own notes, put together.
 #[derive(Debug, Default)]
@@ -45,33 +44,34 @@ impl Notes {
     }
 }
 
-/// Reads the notes, from the newest segment that has a checkpoint on.
-pub(super) fn notes(known: &[Known], store_id: u64, recovered: &mut Recovered) -> io::Result<()> {
+/// Takes the notes in, from the newest segment that has a checkpoint on. `newest` is what was
+/// found in the last one, where it was scanned.
+pub(super) fn notes(
+    known: &[Known],
+    store_id: u64,
+    mut newest: Option<Scanned>,
+    recovered: &mut Recovered,
+) -> io::Result<()> {
     let mut layers = Vec::new();
-    for (back, one) in known.iter().rev().enumerate() {
-        let seq_end = seq_end(known.get(known.len() - back - 1..).unwrap_or_default());
-        let last_seq = if back == 0 {
-            recovered.last.1 + 1
-        } else {
-            u64::MAX
+    for (at, one) in known.iter().enumerate().rev() {
+        // Without a header, where it was scanned from was a guess.
+        let scanned = match newest.take().filter(|_| one.header.is_some()) {
+            Some(scanned) => scanned,
+            None => {
+                let last_seq = if at + 1 == known.len() {
+                    recovered.last.1 + 1
+                } else {
+                    u64::MAX
+                };
+                let seq_end = seq_end(known.get(at..).unwrap_or_default());
+                let seqs = (None, seq_end.unwrap_or(last_seq));
+                scan(&*one.file, salt(store_id, one.id), one.size, seqs)?
+            }
         };
-        let mut found = Vec::new();
-        let mut last_kind = None;
-        scan(
-            &*one.file,
-            salt(store_id, one.id),
-            one.size,
-            (None, seq_end.unwrap_or(last_seq)),
-            &mut |visited| {
-                last_kind = Some(visited.kind);
-                if visited.kind == Kind::Control {
-                    found.extend(Control::read(visited.payload));
-                }
-            },
-        )?;
+        let mut found = scanned.notes;
         let has_checkpoint = found.iter().any(|control| control.checkpoint);
         // Messages behind the last note: whatever it says, it was not the end.
-        if last_kind == Some(Kind::Data)
+        if !scanned.ends_with_note
             && let Some(last) = found.last_mut()
         {
             last.closed = false;
@@ -110,11 +110,8 @@ pub(super) fn chain(known: &[Known], recovered: &mut Recovered) {
         recovered
             .remarks
             .push(format!("segment {id:016x} is missing"));
-        recovered.damaged.push(Damaged {
-            seqs: (first, last.saturating_sub(1).max(first)),
-            lanes: Vec::new(),
-            segment: id,
-        });
+        let seqs = (first, last.saturating_sub(1).max(first));
+        recovered.damaged.push(Damaged::new(seqs, id));
     }
     for pair in known.windows(2) {
         let [one, next] = pair else { continue };
@@ -127,11 +124,8 @@ pub(super) fn chain(known: &[Known], recovered: &mut Recovered) {
         }
         let last = *last;
         if last < header.previous_last_seq {
-            recovered.damaged.push(Damaged {
-                seqs: (last + 1, header.previous_last_seq),
-                lanes: Vec::new(),
-                segment: one.id,
-            });
+            let seqs = (last + 1, header.previous_last_seq);
+            recovered.damaged.push(Damaged::new(seqs, one.id));
         }
     }
 }

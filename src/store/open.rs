@@ -18,7 +18,7 @@ use super::queue::Queue;
 use super::recover::{Damaged, Recovered, found, recover};
 use super::writer::{Active, Step, Writer};
 use super::{Bounds, Loss, LossReason, Store, lock};
-use crate::message::{Endpoint, Priority};
+use crate::message::Endpoint;
 
 /// What was found on disk for one endpoint: its lanes.
 #[derive(Debug, Default)]
@@ -71,16 +71,12 @@ impl Store {
         let saved = recovered.notes.clock.take();
         let clock = TrustedClock::new(now_ms, wall_ms, recovered.next_seq, saved);
         let (mut lanes, remarks) = found_lanes(&*disk, &recovered);
-        let was_closed = recovered.active.is_some() || recovered.catalog.is_empty();
-        let lost = recovered
-            .damaged
-            .iter()
-            .map(|damaged| sentence(damaged, &recovered));
+        let lost = recovered.damaged.iter().map(Damaged::sentence);
         let opened = Opened {
             messages: lanes.values().map(|lane| lane.messages).sum(),
             lost: lost.collect(),
             remarks: [recovered.remarks.clone(), remarks].concat(),
-            was_closed,
+            was_closed: recovered.was_closed(),
         };
         let log = log_of(disk, store_id, options, &mut recovered)?;
         let store = Self::new(bounds, clock, Some(Box::new(log)));
@@ -421,11 +417,9 @@ fn found_lanes(disk: &dyn Disk, recovered: &Recovered) -> (HashMap<u32, FoundLan
                 found.bytes += part.bytes;
                 continue;
             }
-            let list = segment.list(disk, part.lane, 0).or_else(|error| {
+            let store_id = recovered.store_id.unwrap_or_default();
+            let list = segment.list_or_rebuild((disk, store_id), part.lane, 0, |error| {
                 remarks.push(format!("{error}; made anew from its frames"));
-                let store_id = recovered.store_id.unwrap_or_default();
-                segment.rebuild(disk, store_id, u64::MAX)?;
-                segment.list(disk, part.lane, 0)
             });
             let list = list.unwrap_or_default();
             for entry in Position::default().entries_of(&list) {
@@ -437,27 +431,4 @@ fn found_lanes(disk: &dyn Disk, recovered: &Recovered) -> (HashMap<u32, FoundLan
         }
     }
     (lanes, remarks)
-}
-
-pub(super) fn sentence(damaged: &Damaged, recovered: &Recovered) -> String {
-    let (first, last) = damaged.seqs;
-    let names = damaged.lanes.iter().map(|lane| {
-        let (number, priority) = of_lane(*lane);
-        let name = recovered.notes.endpoints.get(&number);
-        let priority = Priority::new(priority as u64).unwrap_or(Priority::DEFAULT);
-        format!(
-            "{} priority {priority}",
-            name.map_or("unknown", |name| name)
-        )
-    });
-    let names: Vec<_> = names.collect();
-    let of = if names.is_empty() {
-        String::new()
-    } else {
-        format!(" of {}", names.join(", "))
-    };
-    format!(
-        "seq {first} to {last}{of} cannot be read (segment {:016x})",
-        damaged.segment
-    )
 }

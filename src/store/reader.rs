@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::disk::DiskFile;
-use super::frame::{HEADER_BYTES, Header, Kind, LANE_BYTES, LANES_MAX};
+use super::frame::{HEADER_BYTES_MAX, Header, Kind};
 use super::index::{Entry, Position};
 use super::lane::{Read, Request};
 use super::layout::{salt, segment_path};
@@ -117,7 +117,7 @@ impl Reader {
                 }
                 let sealed = place.segment.is_sealed();
                 let before = place.before + place.list.len();
-                let more = lists(log, &place.segment, self.lane, before)?;
+                let more = list_of(log, &place.segment, self.lane, before)?;
                 place.before = before;
                 place.list = more;
                 place.position.go_on();
@@ -151,7 +151,7 @@ impl Reader {
         let Some(segment) = found else {
             return Ok(false);
         };
-        let list = lists(log, &segment, self.lane, 0)?;
+        let list = list_of(log, &segment, self.lane, 0)?;
         self.at = Some(Place {
             file: log.disk.open(&segment_path(segment.id))?,
             list,
@@ -210,15 +210,11 @@ impl Place {
 }
 
 /// The bytes of a lane's list from `from` on; made anew from the frames where it is damaged.
-fn lists(log: &Log, segment: &Segment, lane: u32, from: usize) -> io::Result<Vec<u8>> {
-    match segment.list(&*log.disk, lane, from) {
-        Err(error) => {
-            tracing::warn!(%error, "made anew from its frames");
-            segment.rebuild(&*log.disk, log.store_id, u64::MAX)?;
-            segment.list(&*log.disk, lane, from)
-        }
-        list => list,
-    }
+fn list_of(log: &Log, segment: &Segment, lane: u32, from: usize) -> io::Result<Vec<u8>> {
+    let disk = (&*log.disk, log.store_id);
+    segment.list_or_rebuild(disk, lane, from, |error| {
+        tracing::warn!(%error, "made anew from its frames");
+    })
 }
 
 /// What can be read, at the second try if need be.
@@ -234,8 +230,7 @@ fn read_twice(file: &dyn DiskFile, offset: u64, length: usize) -> Vec<u8> {
 /// The length that a frame's own header gives it.
 fn frame_bytes(file: &dyn DiskFile, entry: &Entry, salt: u32) -> usize {
     let guess = (entry.bytes + EXTRA_BYTES) as usize;
-    let longest = HEADER_BYTES + LANES_MAX * LANE_BYTES;
-    let front = read_twice(file, entry.offset, longest);
+    let front = read_twice(file, entry.offset, HEADER_BYTES_MAX);
     Header::read(&front, salt).map_or(guess, |header| header.frame_bytes())
 }
 

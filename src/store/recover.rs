@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, PAGE_BYTES};
 use super::frame::read_u64;
+use super::index::Summary;
 use super::layout::{
     CLOSED, FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
     read_end, read_format, salt, segment_id, segment_path,
@@ -27,10 +28,21 @@ const FORMAT_BYTES_MAX: usize = 256;
 pub struct Damaged {
     /// The first and the last seq.
     pub seqs: (u64, u64),
-    /// The lanes, where they are known.
-    pub lanes: Vec<u32>,
     /// The segment, or the one before the gap.
     pub segment: u64,
+}
+
+impl Damaged {
+    pub(super) fn new(seqs: (u64, u64), segment: u64) -> Self {
+        Self { seqs, segment }
+    }
+
+    /// What is said of it.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let ((first, last), segment) = (self.seqs, self.segment);
+        format!("seq {first} to {last} cannot be read (segment {segment:016x})")
+    }
 }
 
 /// A segment that takes frames again.
@@ -79,9 +91,26 @@ pub struct Recovered {
     pub needs_format: bool,
 }
 
+impl Recovered {
+    /// Whether the last end was a clean one, or there was none before.
+    #[must_use]
+    pub fn was_closed(&self) -> bool {
+        self.active.is_some() || self.catalog.is_empty()
+    }
+
+    fn remark_unsealed(&mut self, segment: u64, sealed: io::Result<()>) {
+        if let Err(error) = sealed {
+            let what = format!("segment {segment:016x} could not be sealed: {error}");
+            self.remarks.push(what);
+        }
+    }
+}
+
 pub(super) struct Known {
     pub id: u64,
     pub header: Option<SegmentHeader>,
+    /// It is marked as a spare.
+    pub is_marked: bool,
     pub file: Arc<dyn DiskFile>,
     pub size: u64,
 }
@@ -103,21 +132,19 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
     }
     recovered.needs_format = recovered.store_id.is_none() || format_id != recovered.store_id;
     let Some(store_id) = recovered.store_id else {
+        let spares = known.iter().filter(|one| one.is_marked);
+        recovered.spares = spares.map(|one| (one.id, one.size)).collect();
         return Ok(recovered);
     };
     split_spares(store_id, &mut known, &mut recovered)?;
     drop_repacked(&mut known, &mut recovered);
     let mut newest = None;
-    for at in 0..known.len() {
-        let is_newest = at + 1 == known.len();
-        let seq_end = seq_end(known.get(at..).unwrap_or_default());
-        if let Some(one) = known.get(at) {
-            let ends = (seq_end, kept_seq(known.get(at..).unwrap_or_default()));
-            let scanned = segment(one, store_id, ends, is_newest, repair, &mut recovered)?;
-            newest = is_newest.then_some(scanned).flatten();
-        }
+    for (at, one) in known.iter().enumerate() {
+        let from_here = known.get(at..).unwrap_or_default();
+        newest = segment(one, store_id, from_here, repair, &mut recovered)?;
     }
-    notes(&known, store_id, &mut recovered)?;
+    let frames = newest.as_ref().map(|scanned| scanned.frames);
+    notes(&known, store_id, newest, &mut recovered)?;
     chain(&known, &mut recovered);
     missed_end(disk, &mut recovered);
     for cursor in recovered.notes.cursors.values() {
@@ -125,8 +152,8 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
         recovered.next_seq = recovered.next_seq.max(cursor.floor.max(highest) + 1);
     }
     recovered.next_seq = recovered.next_seq.max(recovered.last.1 + 1).max(1);
-    if let (Some(last), Some(scanned)) = (known.last(), newest) {
-        finish(last, &scanned, repair, &mut recovered);
+    if let (Some(last), Some(frames)) = (known.last(), frames) {
+        finish(last, frames, repair, &mut recovered);
     }
     Ok(recovered)
 }
@@ -214,14 +241,14 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
             }
             HeaderPage::Good(_) | HeaderPage::None => None,
         };
-        let is_spare = header.is_none() && page.starts_with(SPARE_MAGIC);
-        if is_spare {
+        let is_marked = header.is_none() && page.starts_with(SPARE_MAGIC);
+        if is_marked {
             recovered.retired.extend(read_u64(&page, SPARE_MAGIC.len()));
-            recovered.spares.push((id, size));
         }
         known.push(Known {
             id,
             header,
+            is_marked,
             file,
             size,
         });
@@ -247,41 +274,25 @@ fn split_spares(
     known: &mut Vec<Known>,
     recovered: &mut Recovered,
 ) -> io::Result<()> {
-    let newest_good = known
-        .iter()
-        .filter(|one| one.header.is_some())
-        .map(|one| one.id);
-    let newest_good = newest_good.max().unwrap_or(0);
-    let mut error = None;
-    known.retain(|one| {
+    let with_header = known.iter().filter(|one| one.header.is_some());
+    let newest_good = with_header.map(|one| one.id).max().unwrap_or(0);
+    for one in std::mem::take(known) {
         if one.header.is_some() {
-            return true;
+            known.push(one);
+            continue;
         }
-        let marked = recovered.spares.iter().any(|(id, _)| *id == one.id);
-        let used = (!marked || one.id < newest_good)
-            && match scan(
-                &*one.file,
-                salt(store_id, one.id),
-                one.size,
-                (None, u64::MAX),
-                &mut |_| {},
-            ) {
-                Ok(scanned) => scanned.frames > 0,
-                Err(failed) => {
-                    error = Some(failed);
-                    true
-                }
-            };
-        recovered.spares.retain(|(id, _)| *id != one.id);
-        if used {
+        let salt = salt(store_id, one.id);
+        let is_used = (!one.is_marked || one.id < newest_good)
+            && scan(&*one.file, salt, one.size, (None, u64::MAX))?.frames > 0;
+        if is_used {
             let what = format!("the header of segment {:016x} is damaged", one.id);
             recovered.remarks.push(what);
+            known.push(one);
         } else {
             recovered.spares.push((one.id, one.size));
         }
-        used
-    });
-    error.map_or(Ok(()), Err)
+    }
+    Ok(())
 }
 
 /// Takes out the segments whose messages are in a repacked one already: the end came before their
@@ -307,15 +318,16 @@ fn drop_repacked(known: &mut Vec<Known>, recovered: &mut Recovered) {
     });
 }
 
-/// Takes one segment in: by its footer, or by a scan. The newest one's scan is handed back.
+/// Takes one segment in: by its footer, or by a scan, which is handed back. `from_here` are this
+/// segment and those behind it.
 fn segment(
     one: &Known,
     store_id: u64,
-    (seq_end, kept_seq): (Option<u64>, u64),
-    is_newest: bool,
+    from_here: &[Known],
     repair: bool,
     recovered: &mut Recovered,
 ) -> io::Result<Option<Scanned>> {
+    let seq_end = seq_end(from_here);
     let base_seq = one.header.map_or(0, |header| header.base_seq);
     let begun = (base_seq, one.header.map_or(0, |header| header.time_ms));
     let own_base = match one.header {
@@ -324,7 +336,7 @@ fn segment(
         None => (recovered.last.0 > 0).then_some(recovered.last.1 + 1),
     };
     let seqs = (own_base, seq_end.unwrap_or(u64::MAX));
-    if let Some((footer, summaries)) = footer(one)? {
+    if let Some((footer, summaries)) = footer(one) {
         let (size, end) = (one.size, footer.data_end);
         let segment = Segment::sealed(one.id, begun, (size, end), summaries);
         recovered.catalog.insert(one.id, Arc::new(segment));
@@ -333,94 +345,71 @@ fn segment(
         return Ok(None);
     }
     let salt = salt(store_id, one.id);
-    let mut scanned = scan(&*one.file, salt, one.size, seqs, &mut |_| {})?;
-    scanned.durable_seq = scanned.durable_seq.max(kept_seq);
+    let mut scanned = scan(&*one.file, salt, one.size, seqs)?;
+    scanned.durable_seq = scanned.durable_seq.max(kept_seq(from_here));
     let cut = torn_at(&scanned);
     if let Some(cut) = cut {
-        recovered.next_seq = recovered.next_seq.max(scanned.seqs.1 + 1);
-        scanned = scan(&*one.file, salt, one.size, (own_base, cut), &mut |_| {})?;
+        recovered.next_seq = recovered.next_seq.max(scanned.last_seq + 1);
+        scanned = scan(&*one.file, salt, one.size, (own_base, cut))?;
     }
     // Even where nothing in it can be read, it does not end before it begins.
     let before = own_base.map_or(0, |base_seq| base_seq.saturating_sub(1));
-    let last_seq = scanned.seqs.1.max(before);
+    let last_seq = scanned.last_seq.max(before);
     let repacked = one.header.is_some_and(|header| header.repacked);
     if !repacked {
         // Where it begins is a guess without a header: seqs are left out after a torn end.
         let guessed = one.header.is_none() && scanned.gaps.first().map(|gap| gap.0) == own_base;
-        let gaps = damaged(&scanned, one.id).skip(usize::from(guessed));
-        recovered.damaged.extend(gaps);
+        let gaps = scanned.gaps.iter().skip(usize::from(guessed));
+        let damaged = gaps.map(|gap| Damaged::new(*gap, one.id));
+        recovered.damaged.extend(damaged);
     } else if let Some(end) = seq_end.filter(|end| last_seq + 1 < *end) {
         // It had its footer before it had its name; without one, its end may be cut off.
-        recovered.damaged.push(Damaged {
-            seqs: (last_seq + 1, end - 1),
-            lanes: Vec::new(),
-            segment: one.id,
-        });
+        let seqs = (last_seq + 1, end - 1);
+        recovered.damaged.push(Damaged::new(seqs, one.id));
     }
     recovered.last = (one.id, last_seq);
     recovered.last_seqs.insert(one.id, last_seq);
     let size = (one.size, scanned.data_end);
     let lists = std::mem::take(&mut scanned.lists);
     let segment = Arc::new(Segment::growing(one.id, begun, size, lists));
-    if !is_newest {
+    if from_here.len() > 1 {
         segment.close();
         if repair {
             let sealed = seal(&segment, one, (last_seq, scanned.frames), false);
-            recovered.remarks.extend(sealed.err());
+            recovered.remark_unsealed(one.id, sealed);
         }
     }
     recovered.catalog.insert(one.id, segment);
     Ok(Some(scanned))
 }
 
-type Sealed = (Footer, Vec<super::index::Summary>);
-
-fn footer(one: &Known) -> io::Result<Option<Sealed>> {
+/// The footer of a sealed segment, and its summaries.
+fn footer(one: &Known) -> Option<(Footer, Vec<Summary>)> {
     let mut page = vec![0; PAGE_BYTES];
     let at = one.size.saturating_sub(PAGE_BYTES as u64);
-    if one.file.read_at(&mut page, at).is_err() {
-        return Ok(None);
+    one.file.read_at(&mut page, at).ok()?;
+    let footer = Footer::read(&page, one.id)?;
+    let length = footer.summaries_bytes();
+    if length as u64 > one.size {
+        return None;
     }
-    let Some(footer) = Footer::read(&page, one.id) else {
-        return Ok(None);
-    };
-    let Some(length) = usize::try_from(one.size)
-        .ok()
-        .filter(|size| footer.summaries_bytes() <= *size)
-        .map(|_| footer.summaries_bytes())
-    else {
-        return Ok(None);
-    };
     let mut bytes = vec![0; length];
-    let read = one.file.read_at(&mut bytes, footer.summaries_at);
-    if read.is_err() {
-        return Ok(None);
-    }
-    Ok(footer
-        .summaries(&bytes)
-        .map(|summaries| (footer, summaries)))
+    one.file.read_at(&mut bytes, footer.summaries_at).ok()?;
+    let summaries = footer.summaries(&bytes)?;
+    Some((footer, summaries))
 }
 
 /// The first seq that is missing or damaged and was never durable: what follows was not either.
 fn torn_at(scanned: &Scanned) -> Option<u64> {
     let gaps = scanned.gaps.iter().map(|gap| gap.0);
-    let bodies = scanned.bodies.iter().map(|body| body.0);
-    gaps.chain(bodies)
+    gaps.chain(scanned.bodies.iter().copied())
         .filter(|seq| *seq > scanned.durable_seq)
         .min()
 }
 
-fn damaged(scanned: &Scanned, segment: u64) -> impl Iterator<Item = Damaged> {
-    scanned.gaps.iter().map(move |gap| Damaged {
-        seqs: *gap,
-        lanes: Vec::new(),
-        segment,
-    })
-}
-
 /// The newest segment is gone on with where it was closed in good order and nothing came after,
 /// and sealed otherwise: within a segment, seqs are left out by damage only.
-fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovered) {
+fn finish(one: &Known, frames: u64, repair: bool, recovered: &mut Recovered) {
     let Some(segment) = recovered.catalog.get(&one.id).cloned() else {
         return;
     };
@@ -429,25 +418,23 @@ fn finish(one: &Known, scanned: &Scanned, repair: bool, recovered: &mut Recovere
         recovered.active = Some(Continued {
             segment,
             file: Arc::clone(&one.file),
-            frames: scanned.frames,
+            frames,
         });
         return;
     }
     segment.close();
     if repair {
-        let sealed = seal(&segment, one, (recovered.last.1, scanned.frames), true);
-        recovered.remarks.extend(sealed.err());
+        let sealed = seal(&segment, one, (recovered.last.1, frames), true);
+        recovered.remark_unsealed(one.id, sealed);
     }
 }
 
 /// Seals a segment for good: what a kill left in the page cache counts as kept from here on, and
 /// what was left out must not come back.
-fn seal(segment: &Segment, one: &Known, seqs: (u64, u64), cut: bool) -> Result<(), String> {
-    let synced = one.file.sync_data();
-    let sealed = synced
-        .and_then(|()| segment.seal(&*one.file, seqs, cut))
-        .and_then(|()| one.file.sync_data());
-    sealed.map_err(|error| format!("segment {:016x} could not be sealed: {error}", one.id))
+fn seal(segment: &Segment, one: &Known, seqs: (u64, u64), cut: bool) -> io::Result<()> {
+    one.file.sync_data()?;
+    segment.seal(&*one.file, seqs, cut)?;
+    one.file.sync_data()
 }
 
 /// Compares where the log ends with where it ended when it was closed.
@@ -462,11 +449,8 @@ fn missed_end(disk: &dyn Disk, recovered: &mut Recovered) {
     };
     let last_seq = recovered.last.1;
     if last_seq < seq {
-        recovered.damaged.push(Damaged {
-            seqs: (last_seq + 1, seq),
-            lanes: Vec::new(),
-            segment,
-        });
+        let seqs = (last_seq + 1, seq);
+        recovered.damaged.push(Damaged::new(seqs, segment));
         recovered.next_seq = recovered.next_seq.max(seq + 1);
     }
 }

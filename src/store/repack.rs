@@ -2,7 +2,6 @@
 //! the last of them. Seqs stay, so nothing is reordered. Without it, one message for an endpoint
 //! that never comes would hold a whole segment.
 
-use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,9 +9,10 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::control::of_lane;
 use super::disk::{DiskFile, PAGE_BYTES};
-use super::frame::{self, Kind};
-use super::index::{Entry, ListBuilder};
+use super::frame::{self, Header, Kind};
+use super::index::{self, Entry, ListsByLane, Summary};
 use super::keeper::{Keeper, Queues, by_number, pinned};
+use super::lane::Lane;
 use super::layout::{SEGMENTS, SegmentHeader, salt, segment_path};
 use super::lock;
 use super::log::{Log, Spare};
@@ -109,13 +109,13 @@ fn run_of(log: &Log, queues: &Queues) -> Vec<Arc<Segment>> {
 }
 
 /// About how much of a part is still needed, with its frames.
-fn live_bytes(queues: &Queues, part: &super::index::Summary) -> u64 {
+fn live_bytes(queues: &Queues, part: &Summary) -> u64 {
     let (number, index) = of_lane(part.lane);
     let Some(queue) = queues.get(&number) else {
         return u64::MAX / 1024;
     };
     let state = queue.lock();
-    let oldest = state.lanes.get(index).map_or(0, super::lane::Lane::oldest);
+    let oldest = state.lanes.get(index).map_or(0, Lane::oldest);
     let frames = u64::from(part.messages) * 64;
     let all = part.bytes + frames;
     if oldest <= part.first_seq {
@@ -130,7 +130,7 @@ struct Target<'a> {
     file: &'a dyn DiskFile,
     at: u64,
     buf: Vec<u8>,
-    lists: HashMap<u32, ListBuilder>,
+    lists: ListsByLane,
     frames: u64,
     last_seq: u64,
 }
@@ -165,7 +165,7 @@ fn copy(log: &Log, queues: &Queues, run: &[Arc<Segment>], spare: &Spare) -> io::
         file: &*spare.file,
         at: 0,
         buf: header.encode(),
-        lists: HashMap::new(),
+        lists: ListsByLane::new(),
         frames: 0,
         last_seq: first.base_seq.saturating_sub(1),
     };
@@ -220,9 +220,7 @@ fn copy_one(
             bytes: message_bytes(&header),
         };
         for lane in header.lanes(bytes) {
-            let list = target.lists.entry(lane.lane);
-            list.or_insert_with(|| ListBuilder::new(lane.lane))
-                .push(entry, lane.expires_s);
+            index::add(&mut target.lists, lane.lane, entry, lane.expires_s);
         }
         let start = target.buf.len();
         target.buf.extend_from_slice(bytes);
@@ -237,7 +235,7 @@ fn copy_one(
     Ok(())
 }
 
-fn is_needed(queues: &Queues, header: &frame::Header, bytes: &[u8]) -> bool {
+fn is_needed(queues: &Queues, header: &Header, bytes: &[u8]) -> bool {
     header.lanes(bytes).any(|lane| {
         let (number, index) = of_lane(lane.lane);
         let Some(queue) = queues.get(&number) else {

@@ -26,8 +26,6 @@ pub enum Found<'a> {
     Damage {
         /// Where it begins.
         from: u64,
-        /// Where it ends.
-        to: u64,
     },
 }
 
@@ -103,7 +101,7 @@ impl<'a> Scanner<'a> {
             return Ok(None);
         };
         self.pending = Some((offset, header));
-        Ok(Some(Found::Damage { from, to: offset }))
+        Ok(Some(Found::Damage { from }))
     }
 
     fn frame(&mut self, offset: u64, header: Header) -> io::Result<Found<'_>> {

@@ -1,13 +1,14 @@
 //! One file of the log: what is known of it in memory, how it is sealed, how a lane's list is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::control::Control;
 use super::disk::{Disk, DiskFile, PAGE_BYTES};
 use super::frame::Kind;
-use super::index::{Entry, ListBuilder, SUMMARY_BYTES, Summary};
+use super::index::{self, Entry, ListBuilder, ListsByLane, SUMMARY_BYTES, Summary};
 use super::layout::{Footer, salt, segment_path};
 use super::lock;
 use super::record::message_bytes;
@@ -20,7 +21,7 @@ const SEAL_BYTES_MIN: u64 = 2 * PAGE_BYTES as u64;
 #[derive(Debug)]
 enum Lists {
     /// All of it in memory: the segment grows, or could not be sealed.
-    Built(HashMap<u32, ListBuilder>),
+    Built(ListsByLane),
     /// In the file, summaries in memory in the order of lanes.
     Sealed(Box<[Summary]>),
 }
@@ -43,6 +44,18 @@ pub struct Segment {
     lists: Mutex<Lists>,
 }
 
+impl Lists {
+    fn summary(&self, lane: u32) -> Option<Summary> {
+        match self {
+            Self::Built(lists) => lists.get(&lane).map(ListBuilder::summary),
+            Self::Sealed(all) => {
+                let at = all.binary_search_by_key(&lane, |summary| summary.lane);
+                at.ok().and_then(|at| all.get(at)).copied()
+            }
+        }
+    }
+}
+
 /// Segments by id.
 pub type Catalog = BTreeMap<u64, Arc<Segment>>;
 
@@ -53,7 +66,7 @@ impl Segment {
         id: u64,
         (base_seq, time_ms): (u64, u64),
         (size, data_end): (u64, u64),
-        lists: HashMap<u32, ListBuilder>,
+        lists: ListsByLane,
     ) -> Self {
         Self {
             id,
@@ -68,20 +81,11 @@ impl Segment {
 
     /// A sealed segment, as its footer says.
     #[must_use]
-    pub fn sealed(
-        id: u64,
-        (base_seq, time_ms): (u64, u64),
-        (size, data_end): (u64, u64),
-        lanes: Vec<Summary>,
-    ) -> Self {
+    pub fn sealed(id: u64, begun: (u64, u64), ends: (u64, u64), lanes: Vec<Summary>) -> Self {
         Self {
-            id,
-            base_seq,
-            time_ms,
-            size: AtomicU64::new(size),
-            data_end: AtomicU64::new(data_end),
             sealed: AtomicBool::new(true),
             lists: Mutex::new(Lists::Sealed(lanes.into())),
+            ..Self::growing(id, begun, ends, ListsByLane::new())
         }
     }
 
@@ -108,23 +112,14 @@ impl Segment {
             return;
         };
         for (lane, entry, expires_s) in entries {
-            lists
-                .entry(lane)
-                .or_insert_with(|| ListBuilder::new(lane))
-                .push(entry, expires_s);
+            index::add(lists, lane, entry, expires_s);
         }
     }
 
     /// What it holds of a lane.
     #[must_use]
     pub fn summary(&self, lane: u32) -> Option<Summary> {
-        match &*self.lists() {
-            Lists::Built(lists) => lists.get(&lane).map(ListBuilder::summary),
-            Lists::Sealed(all) => {
-                let at = all.binary_search_by_key(&lane, |summary| summary.lane);
-                at.ok().and_then(|at| all.get(at)).copied()
-            }
-        }
+        self.lists().summary(lane)
     }
 
     /// What it holds of every lane.
@@ -139,17 +134,14 @@ impl Segment {
     /// The list of a lane from byte `from` on; empty where there is no more.
     ///
     /// # Errors
-    /// The list cannot be read or is damaged; [`Segment::rebuild`] makes it anew.
+    /// The list cannot be read or is damaged; [`Segment::list_or_rebuild`] makes it anew.
     pub fn list(&self, disk: &dyn Disk, lane: u32, from: usize) -> io::Result<Vec<u8>> {
         let summary = match &*self.lists() {
             Lists::Built(lists) => {
                 let list = lists.get(&lane).map(ListBuilder::list).unwrap_or_default();
                 return Ok(list.get(from..).unwrap_or_default().to_vec());
             }
-            Lists::Sealed(all) => {
-                let at = all.binary_search_by_key(&lane, |summary| summary.lane);
-                at.ok().and_then(|at| all.get(at)).copied()
-            }
+            sealed @ Lists::Sealed(_) => sealed.summary(lane),
         };
         let Some(summary) = summary else {
             return Ok(Vec::new());
@@ -164,19 +156,32 @@ impl Segment {
         Ok(list.split_off(from.min(list.len())))
     }
 
-    /// Scans the frames and keeps the lists in memory, since those in the file are damaged.
+    /// As [`Segment::list`]; where that is damaged, `tell` hears why, and all lists are made anew
+    /// from the frames.
     ///
     /// # Errors
     /// Whatever the disk answers.
-    pub fn rebuild(&self, disk: &dyn Disk, store_id: u64, seq_end: u64) -> io::Result<()> {
+    pub fn list_or_rebuild(
+        &self,
+        (disk, store_id): (&dyn Disk, u64),
+        lane: u32,
+        from: usize,
+        tell: impl FnOnce(io::Error),
+    ) -> io::Result<Vec<u8>> {
+        match self.list(disk, lane, from) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tell(error),
+            done => return done,
+        }
+        self.rebuild(disk, store_id)?;
+        self.list(disk, lane, from)
+    }
+
+    /// Scans the frames and keeps the lists in memory, since those in the file are damaged.
+    fn rebuild(&self, disk: &dyn Disk, store_id: u64) -> io::Result<()> {
         let file = disk.open(&segment_path(self.id))?;
-        let scanned = scan(
-            &*file,
-            salt(store_id, self.id),
-            self.data_end.load(Ordering::Acquire),
-            (Some(self.base_seq), seq_end),
-            &mut |_| {},
-        )?;
+        let salt = salt(store_id, self.id);
+        let data_end = self.data_end.load(Ordering::Acquire);
+        let scanned = scan(&*file, salt, data_end, (Some(self.base_seq), u64::MAX))?;
         *self.lists() = Lists::Built(scanned.lists);
         Ok(())
     }
@@ -265,9 +270,9 @@ fn list_bytes(list: usize) -> u64 {
 #[derive(Debug, Default)]
 pub struct Scanned {
     /// The lists of its lanes.
-    pub lists: HashMap<u32, ListBuilder>,
-    /// The first and the last seq; 0: none.
-    pub seqs: (u64, u64),
+    pub lists: ListsByLane,
+    /// The last seq; 0: none.
+    pub last_seq: u64,
     /// Frames of any kind.
     pub frames: u64,
     /// Behind the last frame.
@@ -276,23 +281,16 @@ pub struct Scanned {
     pub durable_seq: u64,
     /// Gaps in the seqs, both ends included.
     pub gaps: Vec<(u64, u64)>,
-    /// Stretches of bytes that are no frames, before others that are.
-    pub damage: Vec<(u64, u64)>,
-    /// Messages whose bodies are damaged, by seq with a lane each.
-    pub bodies: Vec<(u64, Vec<u32>)>,
+    /// Messages whose bodies are damaged.
+    pub bodies: Vec<u64>,
+    /// What the log noted for itself.
+    pub notes: Vec<Control>,
+    /// The last sound frame is a note.
+    pub ends_with_note: bool,
 }
 
-/// A frame that a scan passes on.
-#[derive(Debug)]
-pub struct Visited<'a> {
-    /// What it is.
-    pub kind: Kind,
-    /// Its payload.
-    pub payload: &'a [u8],
-}
-
-/// Scans the frames of a segment up to `end`. `visit` gets every sound one. Without `base_seq`
-/// nobody knows where it should begin.
+/// Scans the frames of a segment up to `end`. Without `base_seq` nobody knows where it should
+/// begin.
 ///
 /// # Errors
 /// Whatever the disk answers.
@@ -301,7 +299,6 @@ pub fn scan(
     salt: u32,
     end: u64,
     (base_seq, seq_end): (Option<u64>, u64),
-    visit: &mut dyn FnMut(&Visited<'_>),
 ) -> io::Result<Scanned> {
     let mut scanned = Scanned::default();
     // In front is the checkpoint, with the seq before the first.
@@ -309,56 +306,50 @@ pub fn scan(
     let range = (PAGE_BYTES as u64, end);
     let mut scanner = Scanner::new(file, salt, range, (first_seq, seq_end));
     while let Some(found) = scanner.next()? {
-        match found {
-            Found::Damage { from, to } => scanned.damage.push((from, to)),
-            Found::Frame {
+        let Found::Frame {
+            offset,
+            header,
+            bytes,
+            is_sound,
+        } = found
+        else {
+            continue;
+        };
+        if header.kind == Kind::Data && base_seq.is_some_and(|base| header.seq < base) {
+            // It is in the segment before, too.
+            continue;
+        }
+        let expected = if scanned.frames > 0 {
+            Some(scanned.last_seq + 1)
+        } else {
+            base_seq
+        };
+        if let Some(expected) = expected.filter(|expected| header.seq > *expected) {
+            scanned.gaps.push((expected, header.seq - 1));
+        }
+        scanned.last_seq = header.seq;
+        scanned.frames += 1;
+        scanned.durable_seq = scanned.durable_seq.max(header.durable_seq);
+        if header.kind == Kind::Data {
+            let entry = Entry {
+                seq: header.seq,
                 offset,
-                header,
-                bytes,
-                is_sound,
-            } => {
-                if header.kind == Kind::Data && base_seq.is_some_and(|base| header.seq < base) {
-                    // It is in the segment before, too.
-                    continue;
-                }
-                if header.seq > scanned.seqs.1 + 1 && scanned.frames > 0 {
-                    scanned.gaps.push((scanned.seqs.1 + 1, header.seq - 1));
-                }
-                if scanned.frames == 0 {
-                    if let Some(base_seq) = base_seq.filter(|base_seq| header.seq > *base_seq) {
-                        scanned.gaps.push((base_seq, header.seq - 1));
-                    }
-                    scanned.seqs.0 = header.seq;
-                }
-                scanned.seqs.1 = header.seq;
-                scanned.frames += 1;
-                scanned.durable_seq = scanned.durable_seq.max(header.durable_seq);
-                if header.kind == Kind::Data {
-                    let entry = Entry {
-                        seq: header.seq,
-                        offset,
-                        bytes: message_bytes(&header),
-                    };
-                    let lanes: Vec<_> = header.lanes(bytes).collect();
-                    for lane in &lanes {
-                        scanned
-                            .lists
-                            .entry(lane.lane)
-                            .or_insert_with(|| ListBuilder::new(lane.lane))
-                            .push(entry, lane.expires_s);
-                    }
-                    if !is_sound {
-                        let lanes = lanes.iter().map(|lane| lane.lane).collect();
-                        scanned.bodies.push((header.seq, lanes));
-                    }
-                }
-                if let (true, Ok(body)) = (is_sound, header.body(bytes)) {
-                    visit(&Visited {
-                        kind: header.kind,
-                        payload: body.payload,
-                    });
-                }
+                bytes: message_bytes(&header),
+            };
+            for lane in header.lanes(bytes) {
+                index::add(&mut scanned.lists, lane.lane, entry, lane.expires_s);
             }
+            if !is_sound {
+                scanned.bodies.push(header.seq);
+            }
+        }
+        if is_sound {
+            scanned.ends_with_note = header.kind == Kind::Control;
+        }
+        if header.kind == Kind::Control
+            && let Ok(body) = header.body(bytes)
+        {
+            scanned.notes.extend(Control::read(body.payload));
         }
     }
     scanned.data_end = scanner.data_end();

@@ -13,7 +13,7 @@ use super::checkpoint::{changed_cursors, checkpoint, note};
 use super::control::Control;
 use super::disk::{DiskFile, PAGE_BYTES};
 use super::frame::{self};
-use super::index::{ENTRY_BYTES_MAX, Entry, SUMMARY_BYTES};
+use super::index::{ENTRY_BYTES_MAX, Entry, ListsByLane, SUMMARY_BYTES};
 use super::layout::{SegmentHeader, salt};
 use super::lock;
 use super::log::{Log, SyncPolicy};
@@ -336,12 +336,8 @@ impl Writer {
             .written_bytes
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let ends = (spare.size, data_end);
-        let segment = Segment::growing(
-            spare.id,
-            (base_seq, header.time_ms),
-            ends,
-            std::collections::HashMap::new(),
-        );
+        let begun = (base_seq, header.time_ms);
+        let segment = Segment::growing(spare.id, begun, ends, ListsByLane::new());
         let segment = Arc::new(segment);
         log.catalog().insert(spare.id, Arc::clone(&segment));
         self.active = Some(Active {

@@ -253,7 +253,7 @@ impl<'a> Pass<'a> {
         let mut hole = None;
         while let Some(found) = scanner.next()? {
             match found {
-                Found::Damage { from, .. } => hole = Some(from),
+                Found::Damage { from } => hole = Some(from),
                 Found::Frame {
                     offset,
                     header,
@@ -328,7 +328,7 @@ impl<'a> Pass<'a> {
             } else {
                 "the segment is missing"
             };
-            self.note(file, None, Some(damaged.seqs), &damaged.lanes, what);
+            self.note(file, None, Some(damaged.seqs), &[], what);
         }
     }
 }
