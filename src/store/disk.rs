@@ -16,6 +16,8 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 /// What a page is to the log: it writes whole ones, aligned, and never again one that was synced.
 pub const PAGE_BYTES: usize = 4096;
 
+/// Bytes that are read of a small text file.
+const TEXT_BYTES_MAX: usize = 256;
 /// Slices that one `pwritev` takes.
 const IOV_MAX: usize = 1024;
 
@@ -96,6 +98,30 @@ pub trait DiskFile: Debug + Send + Sync {
     /// # Errors
     /// See [`Disk::list`].
     fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// Replaces a file in the store's folder whole and durably, or leaves the one that is there.
+///
+/// # Errors
+/// See [`Disk::list`].
+pub fn replace(disk: &dyn Disk, path: &str, text: &str) -> io::Result<()> {
+    let new = format!("{path}.new");
+    let file = disk.create(&new)?;
+    file.write_at(&[IoSlice::new(text.as_bytes())], 0)?;
+    file.sync_data()?;
+    disk.rename(&new, path)?;
+    disk.sync_dir("")
+}
+
+/// The text of a small file.
+///
+/// # Errors
+/// See [`Disk::list`].
+pub fn read_text(file: &dyn DiskFile) -> io::Result<String> {
+    let mut bytes = [0; TEXT_BYTES_MAX];
+    let read = file.read_at(&mut bytes, 0)?;
+    let text = bytes.get(..read).unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 /// A folder of the file system.

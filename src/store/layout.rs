@@ -73,7 +73,7 @@ pub fn read_format(text: &str) -> Option<(u16, u64)> {
 
 /// The content of `CLOSED`: the newest segment, its last seq, checksum.
 #[must_use]
-pub fn end_text(segment: u64, seq: u64) -> String {
+pub fn end_text((segment, seq): (u64, u64)) -> String {
     let text = format!("{segment:016x} {seq}");
     let crc = crc32c::crc32c(text.as_bytes());
     format!("{text} {crc:08x}\n")
@@ -85,7 +85,7 @@ pub fn read_end(text: &str) -> Option<(u64, u64)> {
     let mut words = text.split_whitespace();
     let segment = u64::from_str_radix(words.next()?, 16).ok()?;
     let seq = words.next()?.parse().ok()?;
-    (end_text(segment, seq) == text).then_some((segment, seq))
+    (end_text((segment, seq)) == text).then_some((segment, seq))
 }
 
 /// Seeds the frame checksums of one use of a segment file, so that what an earlier use left in it
@@ -132,22 +132,15 @@ impl SegmentHeader {
     /// The page.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut page = Vec::with_capacity(PAGE_BYTES);
-        page.extend_from_slice(HEADER_MAGIC);
-        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        page.extend_from_slice(&u16::from(self.repacked).to_le_bytes());
-        page.extend_from_slice(&[0; 4]);
-        for field in [
+        let fields = [
             self.store_id,
             self.id,
             self.base_seq,
             self.previous_id,
             self.previous_last_seq,
             self.time_ms,
-        ] {
-            page.extend_from_slice(&field.to_le_bytes());
-        }
-        finish(page)
+        ];
+        page(HEADER_MAGIC, u16::from(self.repacked), &fields)
     }
 
     /// Reads the page.
@@ -202,11 +195,7 @@ impl Footer {
     /// The page.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut page = Vec::with_capacity(PAGE_BYTES);
-        page.extend_from_slice(FOOTER_MAGIC);
-        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        page.extend_from_slice(&[0; 6]);
-        for field in [
+        let fields = [
             self.id,
             self.last_seq,
             self.frames,
@@ -214,10 +203,8 @@ impl Footer {
             self.summaries_at,
             self.summaries,
             self.summaries_crc,
-        ] {
-            page.extend_from_slice(&field.to_le_bytes());
-        }
-        finish(page)
+        ];
+        page(FOOTER_MAGIC, 0, &fields)
     }
 
     /// Reads the page; `None` where it is no footer of this segment.
@@ -261,6 +248,20 @@ impl Footer {
     }
 }
 
+/// A page of numbers.
+fn page(magic: &[u8; 8], flags: u16, fields: &[u64]) -> Vec<u8> {
+    let mut page = Vec::with_capacity(PAGE_BYTES);
+    page.extend_from_slice(magic);
+    page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    page.extend_from_slice(&flags.to_le_bytes());
+    page.extend_from_slice(&[0; 4]);
+    for field in fields {
+        page.extend_from_slice(&field.to_le_bytes());
+    }
+    finish(page)
+}
+
+/// Fills the page up, and writes its checksum.
 fn finish(mut page: Vec<u8>) -> Vec<u8> {
     page.resize(PAGE_BYTES, 0);
     let crc = page_crc(&page);

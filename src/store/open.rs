@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::clock::TrustedClock;
 use super::control::{Cursor, endpoint_number, next_number, of_lane};
-use super::disk::{Disk, PAGE_BYTES};
+use super::disk::{Disk, PAGE_BYTES, replace};
 use super::index::Position;
 use super::keeper::Keeper;
 use super::lane::Gap;
@@ -225,8 +225,9 @@ impl Store {
         }
         if writer.has_active()
             && writer.step(self, log, now_ms, true) == Step::Done
-            && let Err(error) = note_end(&*log.disk, writer.last)
+            && let Err(error) = replace(&*log.disk, CLOSED, &end_text(writer.last))
         {
+            // Without it, a segment that vanishes later is not missed.
             tracing::warn!(%error, "where the log ends could not be noted");
         }
     }
@@ -378,16 +379,6 @@ fn log_of(
     *lock(&log.freed) = unfit;
     log.file_bytes.store(files + spare_bytes, Ordering::Relaxed);
     Ok(log)
-}
-
-/// Notes where the log ends, so that a segment that vanishes later is missed.
-fn note_end(disk: &dyn Disk, (segment, seq): (u64, u64)) -> io::Result<()> {
-    let file = disk.create("CLOSED.new")?;
-    let text = end_text(segment, seq);
-    file.write_at(&[io::IoSlice::new(text.as_bytes())], 0)?;
-    file.sync_data()?;
-    disk.rename("CLOSED.new", CLOSED)?;
-    disk.sync_dir("")
 }
 
 /// What waits in each lane, by the lists and the cursors.

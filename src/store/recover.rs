@@ -8,20 +8,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, PAGE_BYTES};
+use super::disk::{Disk, DiskFile, PAGE_BYTES, read_text, replace};
 use super::frame::read_u64;
 use super::index::Summary;
 use super::layout::{
-    CLOSED, FORMAT, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader, format_text,
-    read_end, read_format, salt, segment_id, segment_path,
+    CLOSED, FORMAT, FORMAT_VERSION, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader,
+    format_text, read_end, read_format, salt, segment_id, segment_path,
 };
 use super::notes::{Notes, chain, notes};
 use super::segment::{Catalog, Scanned, Segment, scan};
 
 /// Begins the first page of a spare segment.
 pub const SPARE_MAGIC: &[u8; 8] = b"EHUBNEW\x01";
-/// Up to this much is read of `FORMAT`.
-const FORMAT_BYTES_MAX: usize = 256;
 
 /// Messages that were acknowledged and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,11 +182,8 @@ fn format(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Option<u64>>
     let Ok(file) = disk.open(FORMAT) else {
         return Ok(None);
     };
-    let mut bytes = [0; FORMAT_BYTES_MAX];
-    let read = file.read_at(&mut bytes, 0)?;
-    let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
-    match read_format(&text) {
-        Some((version, id)) if version == super::layout::FORMAT_VERSION => Ok(Some(id)),
+    match read_format(&read_text(&*file)?) {
+        Some((FORMAT_VERSION, id)) => Ok(Some(id)),
         Some((version, _)) => Err(newer(version)),
         None => {
             recovered
@@ -439,12 +434,8 @@ fn seal(segment: &Segment, one: &Known, seqs: (u64, u64), cut: bool) -> io::Resu
 
 /// Compares where the log ends with where it ended when it was closed.
 fn missed_end(disk: &dyn Disk, recovered: &mut Recovered) {
-    let mut bytes = [0; FORMAT_BYTES_MAX];
-    let read = disk
-        .open(CLOSED)
-        .and_then(|file| file.read_at(&mut bytes, 0));
-    let text = String::from_utf8_lossy(bytes.get(..read.unwrap_or(0)).unwrap_or_default());
-    let Some((segment, seq)) = read_end(&text) else {
+    let text = disk.open(CLOSED).and_then(|file| read_text(&*file));
+    let Some((segment, seq)) = text.ok().and_then(|text| read_end(&text)) else {
         return;
     };
     let last_seq = recovered.last.1;
@@ -463,10 +454,5 @@ pub fn found(disk: &dyn Disk, store_id: u64) -> io::Result<()> {
     for dir in [SEGMENTS, FREE, QUARANTINE] {
         disk.create_dir(dir)?;
     }
-    let file = disk.create("FORMAT.new")?;
-    let text = format_text(store_id);
-    file.write_at(&[io::IoSlice::new(text.as_bytes())], 0)?;
-    file.sync_data()?;
-    disk.rename("FORMAT.new", FORMAT)?;
-    disk.sync_dir("")
+    replace(disk, FORMAT, &format_text(store_id))
 }

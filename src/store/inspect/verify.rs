@@ -7,7 +7,7 @@ use super::snapshot::Snapshot;
 use super::{endpoint_of, passes, priority_of};
 use crate::message::Priority;
 use crate::store::control::Control;
-use crate::store::disk::{Disk, DiskFile, PAGE_BYTES};
+use crate::store::disk::{Disk, DiskFile, PAGE_BYTES, read_text};
 use crate::store::frame::{Header, Kind};
 use crate::store::index::{Position, Summary};
 use crate::store::layout::{
@@ -146,17 +146,12 @@ impl<'a> Pass<'a> {
     }
 
     fn format(&mut self) -> io::Result<()> {
-        let mut bytes = [0; 256];
         let what = match self.disk.open(FORMAT) {
-            Ok(file) => {
-                let read = file.read_at(&mut bytes, 0)?;
-                let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default());
-                match read_format(&text) {
-                    Some((_, id)) if Some(id) == self.recovered.store_id => return Ok(()),
-                    Some(_) => "it is of another store",
-                    None => "it does not read",
-                }
-            }
+            Ok(file) => match read_format(&read_text(&*file)?) {
+                Some((_, id)) if Some(id) == self.recovered.store_id => return Ok(()),
+                Some(_) => "it is of another store",
+                None => "it does not read",
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => "it is missing",
             Err(error) => return Err(error),
         };
