@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 
 use super::disk::PAGE_BYTES;
-use super::frame::{self, ALIGN, HEADER_BYTES, LANE_BYTES, LaneRef, Parts, read_u32};
+use super::frame::{self, ALIGN, LaneRef, Parts};
 
 /// Payloads from this size on are written by reference; smaller ones are copied.
 const BY_REFERENCE_BYTES_MIN: usize = 16 * 1024;
@@ -111,13 +111,8 @@ impl Batch {
 
     /// The lanes of a frame.
     pub fn lanes(&self, pending: &Pending) -> impl Iterator<Item = LaneRef> + use<'_> {
-        let start = pending.at + HEADER_BYTES;
-        let end = start + usize::from(pending.lanes) * LANE_BYTES;
-        let lanes = self.buf.get(start..end).unwrap_or_default();
-        lanes.chunks_exact(LANE_BYTES).map(|lane| LaneRef {
-            lane: read_u32(lane, 0).unwrap_or_default(),
-            expires_s: read_u32(lane, 4).unwrap_or_default(),
-        })
+        let frame = self.buf.get(pending.at..).unwrap_or_default();
+        frame::lanes(frame, pending.lanes)
     }
 
     /// The bytes of some frames, with `before` in front and zeros up to a whole page behind.

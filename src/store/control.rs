@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::clock::Saved;
-use crate::message::Endpoint;
+use crate::message::{Endpoint, Priority};
 
 /// Acknowledged seqs above a floor that a note lists; beyond it they are delivered again.
 pub const ACKED_MAX: usize = 1024;
@@ -92,6 +92,12 @@ pub fn next_number(number: u32) -> u32 {
 #[must_use]
 pub fn lane_number(endpoint: u32, priority: usize) -> u32 {
     endpoint << PRIORITY_BITS | priority as u32
+}
+
+/// The priority with this index; beyond all, the default.
+#[must_use]
+pub fn priority_at(index: usize) -> Priority {
+    Priority::new(index as u64).unwrap_or(Priority::DEFAULT)
 }
 
 /// The endpoint and the priority of a lane.

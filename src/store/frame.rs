@@ -241,11 +241,7 @@ impl Header {
 
     /// The lanes of the frame that begins `bytes`.
     pub fn lanes<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = LaneRef> + use<'a> {
-        let lanes = bytes.get(HEADER_BYTES..self.body_at()).unwrap_or_default();
-        lanes.chunks_exact(LANE_BYTES).map(|lane| LaneRef {
-            lane: read_u32(lane, 0).unwrap_or_default(),
-            expires_s: read_u32(lane, 4).unwrap_or_default(),
-        })
+        lanes(bytes, self.lanes)
     }
 
     /// The body of the frame that begins `bytes`, its checksum checked.
@@ -272,6 +268,16 @@ impl Header {
             payload,
         })
     }
+}
+
+/// So many lanes of the frame that begins `bytes`.
+pub fn lanes(bytes: &[u8], count: u16) -> impl Iterator<Item = LaneRef> + use<'_> {
+    let end = HEADER_BYTES + usize::from(count) * LANE_BYTES;
+    let lanes = bytes.get(HEADER_BYTES..end).unwrap_or_default();
+    lanes.chunks_exact(LANE_BYTES).map(|lane| LaneRef {
+        lane: read_u32(lane, 0).unwrap_or_default(),
+        expires_s: read_u32(lane, 4).unwrap_or_default(),
+    })
 }
 
 /// The little-endian number at `at`.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::control::{Cursor, lane_number, of_lane};
+use super::control::{Cursor, lane_number, of_lane, priority_at};
 use super::disk::{Disk, RealDisk};
 use super::frame::{HEADER_BYTES, HEADER_BYTES_MAX, Header};
 use super::index::{Entry, Position};
@@ -243,5 +243,5 @@ fn endpoint_of(recovered: &Recovered, lane: u32) -> String {
 }
 
 fn priority_of(lane: u32) -> Priority {
-    Priority::new(of_lane(lane).1 as u64).unwrap_or(Priority::DEFAULT)
+    priority_at(of_lane(lane).1)
 }

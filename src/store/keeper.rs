@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::control::{lane_number, of_lane};
-use super::disk::PAGE_BYTES;
+use super::disk::{DiskFile, PAGE_BYTES};
 use super::index::Summary;
 use super::layout::{FREE, SEGMENTS, free_path, segment_path};
 use super::lock;
@@ -312,7 +312,7 @@ fn spare_page(old: u64) -> Vec<u8> {
 
 /// Takes the blocks of a new file, and writes them once where each batch is synced: a sync into
 /// blocks that were never written writes the file system's own notes as well.
-fn prepare(file: &dyn super::disk::DiskFile, options: &Options) -> io::Result<()> {
+fn prepare(file: &dyn DiskFile, options: &Options) -> io::Result<()> {
     file.allocate(options.segment_bytes)?;
     if options.sync == SyncPolicy::Always {
         let zeros = vec![0; 256 * 1024];

@@ -12,7 +12,7 @@ use super::disk::{Disk, PAGE_BYTES, replace};
 use super::index::Position;
 use super::keeper::Keeper;
 use super::lane::Gap;
-use super::layout::{CLOSED, end_text};
+use super::layout::{CLOSED, end_text, free_path, segment_path};
 use super::log::{Counters, Log, Options, Spare};
 use super::queue::Queue;
 use super::recover::{Damaged, Recovered, found, recover};
@@ -347,7 +347,7 @@ fn log_of(
     for (id, size) in &recovered.spares {
         // Only ids behind the newest segment keep the order; other sizes are of other settings.
         if *id > newest && *size == options.segment_bytes {
-            let file = disk.open(&super::layout::segment_path(*id))?;
+            let file = disk.open(&segment_path(*id))?;
             spares.push_back(Spare {
                 id: *id,
                 size: *size,
@@ -360,7 +360,7 @@ fn log_of(
     keeper.freeing.extend(recovered.obsolete.iter().copied());
     keeper.pool.retain(|(id, size)| {
         let fits = *size == options.segment_bytes;
-        if !fits && disk.remove(&super::layout::free_path(*id)).is_err() {
+        if !fits && disk.remove(&free_path(*id)).is_err() {
             tracing::warn!(id, "a file in free/ could not be removed");
         }
         fits

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::clock::TrustedClock;
+use super::control::priority_at;
 use super::lane::{InFlight, Lane, Request, Waiting};
 use super::{Bounds, Full, Loss, LossReason, Place, lock};
 use crate::mailbox::{DELIVERY, Mailbox, SPACE};
@@ -101,7 +102,7 @@ impl Queue {
         let state = self.lock();
         let mut rows = Vec::new();
         for (index, lane) in state.lanes.iter().enumerate() {
-            let priority = Priority::new(index as u64).unwrap_or(Priority::DEFAULT);
+            let priority = priority_at(index);
             if lane.is_empty() && priority != Priority::DEFAULT {
                 continue;
             }
@@ -218,7 +219,7 @@ impl State {
         let mut given_back = 0;
         let mut reads = false;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let priority = Priority::new(index as u64).unwrap_or(Priority::DEFAULT);
+            let priority = priority_at(index);
             if is_held(lane) {
                 continue;
             }

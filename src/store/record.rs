@@ -35,8 +35,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The message of a sound frame; `None` where its topic names no sender. `age_ms` is how long
-    /// ago it was stored.
+    /// The message of a sound frame; `None` where its topic names no sender. `received_ms` is when
+    /// it was stored, by the hub's clock.
     pub fn decode(&mut self, body: &Body<'_>, received_ms: u64) -> Option<Message> {
         if self.origin.is_none() || self.topic != body.topic {
             let origin = Origin::parse(std::str::from_utf8(body.topic).ok()?)?;

@@ -192,7 +192,8 @@ impl Segment {
         match &*self.lists() {
             Lists::Built(lists) => {
                 let lists = lists.values();
-                lists.map(|list| list_bytes(list.list().len())).sum::<u64>() + SEAL_BYTES_MIN
+                let bytes = lists.map(|list| list.list().len() + SUMMARY_BYTES);
+                bytes.sum::<usize>() as u64 + SEAL_BYTES_MIN
             }
             Lists::Sealed(_) => 0,
         }
@@ -259,11 +260,6 @@ impl Segment {
         *lists = Lists::Sealed(summaries.into());
         Ok(())
     }
-}
-
-/// Bytes of a list with its summary.
-fn list_bytes(list: usize) -> u64 {
-    (list + SUMMARY_BYTES) as u64
 }
 
 /// What a scan of a segment found.

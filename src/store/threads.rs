@@ -1,10 +1,10 @@
 //! The threads of a store on disk: one writes, one keeps house.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::log::Front;
+use super::log::{Front, Log};
 use super::writer::Step;
 use super::{Store, lock};
 
@@ -98,11 +98,11 @@ fn write(store: &Store, now_ms: &NowMs) {
 }
 
 /// Waits until woken (true) or for so long.
-fn sleep(log: &super::log::Log, mut front: std::sync::MutexGuard<'_, Front>, wait_ms: u64) -> bool {
+fn sleep(log: &Log, mut front: MutexGuard<'_, Front>, wait_ms: u64) -> bool {
     front.writer_sleeps = true;
     let wait = Duration::from_millis(wait_ms.min(3_600_000));
     let woken = log.writer_wakes.wait_timeout(front, wait);
-    let (mut front, timeout) = woken.unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (mut front, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
     front.writer_sleeps = false;
     !timeout.timed_out()
 }
@@ -127,7 +127,7 @@ fn keep(store: &Store, now_ms: &NowMs) {
         let woken = lock(woken);
         let wait = Duration::from_millis(due_ms.saturating_sub(now_ms()).max(1));
         let waited = wakes.wait_timeout_while(woken, wait, |woken| !*woken);
-        let (mut woken, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut woken, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *woken = false;
     }
 }

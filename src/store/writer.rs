@@ -8,15 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Store;
-use super::batch::{Batch, last_bytes};
+use super::batch::{Batch, Pending, last_bytes};
 use super::checkpoint::{changed_cursors, checkpoint, note};
 use super::control::Control;
 use super::disk::{DiskFile, PAGE_BYTES};
-use super::frame::{self};
+use super::frame;
 use super::index::{ENTRY_BYTES_MAX, Entry, ListsByLane, SUMMARY_BYTES};
 use super::layout::{SegmentHeader, salt};
 use super::lock;
-use super::log::{Log, SyncPolicy};
+use super::log::{Log, Options, SyncPolicy};
 use super::segment::Segment;
 use crate::mailbox::SPACE;
 
@@ -39,6 +39,20 @@ pub(super) struct Active {
     /// What is in that page already.
     pub tail: Vec<u8>,
     pub frames: u64,
+}
+
+impl Active {
+    /// Where its frames end.
+    fn data_end(&self) -> u64 {
+        self.end + self.tail.len() as u64
+    }
+
+    /// Bytes that frames and their lists may take where so many pages stay free.
+    fn room(&self, free_pages: u64) -> u64 {
+        let used = self.data_end() + self.segment.seal_bytes();
+        let size = self.segment.size.load(Ordering::Acquire);
+        size.saturating_sub(used + free_pages * PAGE_BYTES as u64)
+    }
 }
 
 /// The writing end.
@@ -99,8 +113,8 @@ impl Writer {
     }
 
     /// When the wear budget allows the next sync.
-    pub fn may_sync_ms(&self, store: &Log) -> u64 {
-        let options = store.options();
+    pub fn may_sync_ms(&self, log: &Log) -> u64 {
+        let options = log.options();
         match options.max_syncs_per_second {
             0 => 0,
             budget if options.sync == SyncPolicy::Always => {
@@ -218,9 +232,7 @@ impl Writer {
         let Some(active) = &self.active else {
             return 0;
         };
-        let size = active.segment.size.load(Ordering::Acquire);
-        let fixed = active.end + active.tail.len() as u64 + active.segment.seal_bytes();
-        let mut room = size.saturating_sub(fixed + 2 * PAGE_BYTES as u64);
+        let mut room = active.room(2);
         let frames = self.batch.frames().get(self.done..).unwrap_or_default();
         let fits = frames.iter().take_while(|frame| {
             let bytes = frame.frame_bytes() as u64 + list_bytes(self.batch.lanes(frame).count());
@@ -250,8 +262,8 @@ impl Writer {
             .fetch_add(written as u64, Ordering::Relaxed);
         let frames = self.batch.frames().get(some).unwrap_or_default();
         let only_notes = frames.iter().all(|frame| frame.message_bytes == 0);
-        let start = active.end + active.tail.len() as u64;
-        let bytes: usize = frames.iter().map(super::batch::Pending::frame_bytes).sum();
+        let start = active.data_end();
+        let bytes: usize = frames.iter().map(Pending::frame_bytes).sum();
         let data_end = start + bytes as u64;
         let syncs = sync == SyncPolicy::Always
             || (only_notes && !self.freeing.is_empty() && sync != SyncPolicy::Os);
@@ -422,11 +434,7 @@ impl Writer {
     /// Works out how much may be accepted, and tells those who wait for it.
     pub fn tell_room(&self, log: &Log) {
         let options = log.options();
-        let own = self.active.as_ref().map_or(0, |active| {
-            let size = active.segment.size.load(Ordering::Acquire);
-            let used = active.end + active.tail.len() as u64 + active.segment.seal_bytes();
-            size.saturating_sub(used + 3 * PAGE_BYTES as u64)
-        });
+        let own = self.active.as_ref().map_or(0, |active| active.room(3));
         // As long as the disk has room for more, what is ready need not be the reserve.
         let is_roomy = log.is_roomy.load(Ordering::Relaxed);
         let reserve = if is_roomy {
@@ -443,13 +451,12 @@ impl Writer {
                 .map(|spare| usable_bytes(spare.size))
                 .sum()
         };
-        // The tail of a segment may be too short for the next message.
         let has_failed = log.has_failed.load(Ordering::Acquire);
         let mut front = log.front();
-        let pending = front.batch.bytes() as u64;
-        let left: usize = self.batch.bytes();
+        let pending = front.batch.bytes() + self.batch.bytes();
         let room = if has_failed { 0 } else { own + spares };
-        front.room = room.saturating_sub(pending + left as u64);
+        front.room = room.saturating_sub(pending as u64);
+        // The tail of a segment may be too short for the next message.
         let enough = front.room >= options.message_bytes_max.min(options.segment_bytes / 8);
         drop(front);
         if enough {
@@ -459,12 +466,12 @@ impl Writer {
 }
 
 /// Bytes of a whole segment that frames and lists may take.
-pub(super) fn usable_bytes(size: u64) -> u64 {
+fn usable_bytes(size: u64) -> u64 {
     size.saturating_sub(8 * PAGE_BYTES as u64)
 }
 
 /// Spares that only notes and repacking may take, so that a full store can still acknowledge.
-pub(super) fn reserve_segments(options: &super::log::Options) -> usize {
+pub(super) fn reserve_segments(options: &Options) -> usize {
     if options.max_bytes >= 8 * options.segment_bytes {
         2
     } else {
