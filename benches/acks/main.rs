@@ -97,14 +97,8 @@ struct Bench {
 
 fn main() -> ExitCode {
     let options = Options::read();
-    let parent = PathBuf::from(options.text("--dir").unwrap_or("target"));
-    fs::create_dir_all(&parent).unwrap();
-    let dir = tempfile::tempdir_in(parent).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let dir = support::folder(&options);
+    let runtime = support::runtime(1);
     stop::watch(&runtime, LIMIT).unwrap();
     let mut bench = Bench {
         dir: dir.path().canonicalize().unwrap(),

@@ -29,7 +29,6 @@ mod stop;
 mod support;
 mod watch;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -77,14 +76,8 @@ struct Bench {
 
 fn main() -> ExitCode {
     let options = Options::read();
-    let parent = PathBuf::from(options.text("--dir").unwrap_or("target"));
-    fs::create_dir_all(&parent).unwrap();
-    let dir = tempfile::tempdir_in(parent).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let dir = support::folder(&options);
+    let runtime = support::runtime(2);
     stop::watch(&runtime, LIMIT).unwrap();
     let mut bench = Bench::new(&options, &dir.path().canonicalize().unwrap());
     let ran = runtime.block_on(async {

@@ -38,8 +38,10 @@ use common::{Hub, Setup};
 use support::clients::{CALM, Consumer, Pace, Phase, Publisher, Scene, all};
 use support::ledger::Ledger;
 use support::plan::{Plan, to};
-use support::{Options, Rng, drained, start};
+use support::rng::Rng;
+use support::{Options, drained, start};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use volume::Volume;
 
 /// Publishers are held back when nothing was acknowledged for so long.
@@ -235,6 +237,14 @@ impl Proof {
         scene
     }
 
+    /// Has all publishers begin.
+    fn publish(&mut self, scene: &Arc<Scene>, pace: Pace) -> Vec<JoinHandle<Publisher>> {
+        let publishers = self.publishers.drain(..);
+        publishers
+            .map(|publisher| tokio::spawn(publisher.run(Arc::clone(scene), pace)))
+            .collect()
+    }
+
     /// Publishes until the volume is full, and starts the hub again on it.
     async fn fill(
         &mut self,
@@ -244,10 +254,7 @@ impl Proof {
         row: &mut Row,
     ) -> Result<Hub, String> {
         let scene = self.scene(&hub);
-        let publishers = self.publishers.drain(..);
-        let publishing = publishers
-            .map(|publisher| tokio::spawn(publisher.run(Arc::clone(&scene), pace)))
-            .collect();
+        let publishing = self.publish(&scene, pace);
         self.held_back(&scene, begun).await?;
         row.payload = scene.ledger().acknowledged_bytes - begun;
         row.free = self.volume.free();
@@ -306,10 +313,7 @@ impl Proof {
         row: &mut Row,
     ) -> Result<Hub, String> {
         let scene = self.scene(&hub);
-        let publishers = self.publishers.drain(..);
-        let publishing = publishers
-            .map(|publisher| tokio::spawn(publisher.run(Arc::clone(&scene), pace)))
-            .collect();
+        let publishing = self.publish(&scene, pace);
         self.held_back(&scene, begun).await?;
         row.refilled = scene.ledger().acknowledged_bytes - begun;
         scene.phase.send_replace(Phase::Finish);

@@ -33,7 +33,8 @@ use common::{Hub, Setup};
 use support::clients::{CALM, Consumer, Habit, Pace, Phase, Publisher, Scene, all};
 use support::ledger::Ledger;
 use support::plan::{Plan, to};
-use support::{Options, Rng, drained, start, start_cut_off};
+use support::rng::Rng;
+use support::{Options, drained, start, start_cut_off};
 use tokio::task::JoinHandle;
 
 /// The first PUBACK of a round comes within this, or the round is a fault.

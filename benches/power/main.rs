@@ -31,6 +31,8 @@ mod load;
 mod mount;
 mod payload;
 mod report;
+#[path = "../support/rng.rs"]
+#[allow(dead_code)]
 mod rng;
 mod rounds;
 mod stop;

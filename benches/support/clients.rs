@@ -14,9 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Rng;
 use super::ledger::Ledger;
 use super::link::{BODY_BYTES_MIN, Body, Link};
+use super::rng::Rng;
 use crate::common::{DEVICE, hello, inputs, output};
 
 /// For clients to notice the end of a hub or of a phase.

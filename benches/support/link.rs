@@ -13,7 +13,7 @@ use edgehub::mqtt::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Rng;
+use super::rng::Rng;
 
 const PACKET_MAX: usize = 1 << 20;
 /// The longest that a login or a leave may take.

@@ -1,4 +1,4 @@
-//! What the proofs share: options, a seeded source of numbers, a start of the hub that is bounded.
+//! What the proofs share: options, a place to run in, a start of the hub that is bounded.
 
 pub mod checks;
 pub mod clients;
@@ -6,16 +6,19 @@ pub mod ledger;
 pub mod link;
 pub mod plan;
 pub mod pump;
+pub mod rng;
 pub mod targets;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::common::{BINARY, Hub};
 
@@ -50,35 +53,20 @@ impl Options {
     }
 }
 
-/// Numbers that a seed makes (splitmix64).
-pub struct Rng(u64);
+/// A folder of its own below `--dir`, `target` by default.
+pub fn folder(options: &Options) -> TempDir {
+    let parent = PathBuf::from(options.text("--dir").unwrap_or("target"));
+    fs::create_dir_all(&parent).unwrap();
+    tempfile::tempdir_in(parent).unwrap()
+}
 
-impl Rng {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// From `low` to `high`, both of them included.
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
-    }
-
-    pub fn one_in(&mut self, count: u64) -> bool {
-        self.next().is_multiple_of(count)
-    }
-
-    /// A source of its own, for somebody who draws whenever it likes.
-    pub fn split(&mut self) -> Self {
-        Self(self.next())
-    }
+/// A runtime with so many threads.
+pub fn runtime(threads: usize) -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Starts the hub of a folder, or says within the limit why it did not.

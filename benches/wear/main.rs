@@ -88,11 +88,7 @@ fn main() -> ExitCode {
         return ExitCode::from(NOT_ROOT);
     }
     let options = Options::read();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = support::runtime(1);
     stop::watch(&runtime, LIMIT).unwrap();
     match run(Targets::new(&options)) {
         Ok(targets) => targets.exit_code(),

@@ -1,6 +1,6 @@
 //! Chance from a seed.
 
-/// SplitMix64: small, and good enough for cutting power.
+/// SplitMix64: small, and good enough for whatever goes wrong here.
 pub struct Rng(u64);
 
 impl Rng {
@@ -21,8 +21,17 @@ impl Rng {
         self.next() % end.max(1)
     }
 
+    /// From `low` to `high`, both of them included.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.below(high - low + 1)
+    }
+
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+
+    pub fn one_in(&mut self, count: u64) -> bool {
+        self.next().is_multiple_of(count)
     }
 
     pub fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
@@ -34,5 +43,10 @@ impl Rng {
             let word = self.next().to_le_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
+    }
+
+    /// A source of its own, for somebody who draws whenever it likes.
+    pub fn split(&mut self) -> Self {
+        Self(self.next())
     }
 }
