@@ -7,6 +7,8 @@
     missing_docs
 )]
 
+#[path = "store/rig.rs"]
+mod rig;
 #[path = "store/schedule.rs"]
 mod schedule;
 #[path = "store/sim_disk.rs"]

@@ -8,6 +8,8 @@
     missing_docs
 )]
 
+#[path = "../../tests/store/rig.rs"]
+mod rig;
 #[path = "../../tests/store/schedule.rs"]
 mod schedule;
 #[path = "../../tests/store/sim_disk.rs"]

@@ -44,6 +44,53 @@ pub fn options(segment_bytes: u64) -> Options {
     }
 }
 
+/// Who appends.
+pub struct Sender {
+    waiter: Arc<Mailbox>,
+    origin: Arc<Origin>,
+}
+
+impl Sender {
+    pub fn new() -> Self {
+        Self {
+            waiter: Arc::default(),
+            origin: Arc::new(Origin::new(Identity::module("d", "m"), Some("out"))),
+        }
+    }
+
+    /// Appends a message; its seq, or `None` where there is no room.
+    pub fn append(
+        &self,
+        (store, queues): (&Store, &[Arc<Queue>]),
+        target: Target<'_>,
+        payload: &Bytes,
+        now_ms: u64,
+    ) -> Option<u64> {
+        let copies = target.endpoints.iter().map(|at| Copy {
+            queue: Arc::clone(&queues[*at]),
+            priority: priority(target.lane),
+            ttl_ms: target.ttl_ms,
+        });
+        let copies: Vec<_> = copies.collect();
+        let message = Arc::new(Message {
+            origin: Arc::clone(&self.origin),
+            bag: Bytes::from_static(b"%24.cdid=d"),
+            payload: payload.clone(),
+            received_ms: now_ms,
+        });
+        let append = Append {
+            message: &message,
+            copies: &copies,
+            waiter: &self.waiter,
+            is_patient: true,
+            is_last: false,
+            now_ms,
+        };
+        let appended = store.append(&append, &mut Vec::new(), &mut Vec::new());
+        appended.ok()
+    }
+}
+
 /// A store and those who use it.
 pub struct Rig {
     pub store: Store,
@@ -52,8 +99,7 @@ pub struct Rig {
     /// The system's clock less the hub's.
     pub wall_ahead_ms: u64,
     reader: Arc<Mailbox>,
-    waiter: Arc<Mailbox>,
-    origin: Arc<Origin>,
+    sender: Sender,
 }
 
 impl Rig {
@@ -76,8 +122,7 @@ impl Rig {
             now_ms,
             wall_ahead_ms: wall_ms - now_ms,
             reader: Arc::default(),
-            waiter: Arc::default(),
-            origin: Arc::new(Origin::new(Identity::module("d", "m"), Some("out"))),
+            sender: Sender::new(),
         };
         rig.store.keep_step(now_ms, false);
         rig.store.write_step(now_ms);
@@ -86,28 +131,8 @@ impl Rig {
 
     /// Appends a message; its seq, or `None` where there is no room.
     pub fn append(&self, target: Target<'_>, payload: &Bytes) -> Option<u64> {
-        let copies = target.endpoints.iter().map(|at| Copy {
-            queue: Arc::clone(&self.queues[*at]),
-            priority: priority(target.lane),
-            ttl_ms: target.ttl_ms,
-        });
-        let copies: Vec<_> = copies.collect();
-        let message = Arc::new(Message {
-            origin: Arc::clone(&self.origin),
-            bag: Bytes::from_static(b"%24.cdid=d"),
-            payload: payload.clone(),
-            received_ms: self.now_ms,
-        });
-        let append = Append {
-            message: &message,
-            copies: &copies,
-            waiter: &self.waiter,
-            is_patient: true,
-            is_last: false,
-            now_ms: self.now_ms,
-        };
-        let appended = self.store.append(&append, &mut Vec::new(), &mut Vec::new());
-        appended.ok()
+        let at = (&self.store, &*self.queues);
+        self.sender.append(at, target, payload, self.now_ms)
     }
 
     /// Takes messages of one endpoint.

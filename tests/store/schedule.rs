@@ -5,19 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use edgehub::identity::Identity;
 use edgehub::mailbox::Mailbox;
-use edgehub::message::{Endpoint, Message, Origin, Priority};
-use edgehub::store::{
-    Append, Bounds, Copy, Delivery, LossReason, Options, Queue, Step, Store, SyncPolicy,
-};
+use edgehub::store::{Bounds, Delivery, LossReason, Options, Queue, Step, Store, SyncPolicy};
 
+use super::rig::{
+    ENDPOINTS, LANES, LaneKey, Sender, Target, WALL_MS, endpoint, lane_of, options, priority,
+};
 use super::sim_disk::{Calls, CrashMode, FaultKind, Faults, Rng, SimDisk};
 
-/// 2026-11-22.
-const WALL_MS: u64 = 1_795_305_600_000;
-const ENDPOINTS: usize = 4;
-const LANES: [u64; 3] = [0, 5, 10];
+const SEGMENT_BYTES: u64 = 128 * 1024;
 
 /// What a schedule may do.
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +62,6 @@ struct Known {
     received: bool,
 }
 
-type LaneKey = (usize, usize);
-
 /// What a schedule saw.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Seen {
@@ -101,7 +95,7 @@ pub struct Life {
     store: Option<Store>,
     queues: Vec<Arc<Queue>>,
     reader: Arc<Mailbox>,
-    waiter: Arc<Mailbox>,
+    sender: Sender,
     now_ms: u64,
     model: BTreeMap<LaneKey, BTreeMap<u64, Known>>,
     /// Seqs of this opening that are not known to be kept, with their lanes.
@@ -123,7 +117,7 @@ impl Life {
             store: None,
             queues: Vec::new(),
             reader: Arc::default(),
-            waiter: Arc::default(),
+            sender: Sender::new(),
             now_ms: 1000,
             model: BTreeMap::new(),
             unkept: BTreeMap::new(),
@@ -139,12 +133,10 @@ impl Life {
     fn options(&self) -> Options {
         Options {
             sync: self.plan.sync,
-            max_syncs_per_second: 0,
-            max_bytes: 12 * 128 * 1024,
-            min_free_bytes: 0,
-            segment_bytes: 128 * 1024,
+            max_bytes: 12 * SEGMENT_BYTES,
             message_bytes_max: 40 * 1024,
             drop_oldest: self.plan.drop_oldest,
+            ..options(SEGMENT_BYTES)
         }
     }
 
@@ -247,29 +239,13 @@ impl Life {
             let lane = self.rng.below(LANES.len() as u64) as usize;
             let ttl = self.plan.ttl && self.rng.coin();
             let ttl_ms = ttl.then(|| 1000 * (1 + self.rng.below(5)));
-            let copies = targets.iter().map(|at| Copy {
-                queue: Arc::clone(&self.queues[*at]),
-                priority: priority(lane),
+            let target = Target {
+                endpoints: &targets,
+                lane,
                 ttl_ms,
-            });
-            let copies: Vec<_> = copies.collect();
-            let origin = Origin::new(Identity::module("d", "m"), Some("out"));
-            let message = Arc::new(Message {
-                origin: Arc::new(origin),
-                bag: Bytes::from_static(b"%24.cdid=d"),
-                payload: payload.clone(),
-                received_ms: self.now_ms,
-            });
-            let append = Append {
-                message: &message,
-                copies: &copies,
-                waiter: &self.waiter,
-                is_patient: true,
-                is_last: false,
-                now_ms: self.now_ms,
             };
-            let store = self.store.as_ref().unwrap();
-            let Ok(seq) = store.append(&append, &mut Vec::new(), &mut Vec::new()) else {
+            let at = (self.store(), &*self.queues);
+            let Some(seq) = self.sender.append(at, target, &payload, self.now_ms) else {
                 self.seen.refused += 1;
                 return;
             };
@@ -279,8 +255,8 @@ impl Life {
                 expires_ms: ttl_ms.map(|ttl| self.now_ms + ttl),
                 ..Known::default()
             };
-            for at in targets {
-                let lane = self.model.entry((at, lane)).or_default();
+            for at in &targets {
+                let lane = self.model.entry((*at, lane)).or_default();
                 assert!(
                     !lane.contains_key(&seq),
                     "seed {}: seq {seq} twice",
@@ -288,15 +264,9 @@ impl Life {
                 );
                 lane.insert(seq, known.clone());
             }
-            let lanes = copies.iter().map(|copy| self.key(copy)).collect();
+            let lanes = targets.iter().map(|at| (*at, lane)).collect();
             self.unkept.insert(seq, lanes);
         }
-    }
-
-    fn key(&self, copy: &Copy) -> LaneKey {
-        let same = |queue: &Arc<Queue>| Arc::ptr_eq(queue, &copy.queue);
-        let at = self.queues.iter().position(same).unwrap();
-        (at, lane_of(copy.priority))
     }
 
     fn write(&mut self) {
@@ -620,20 +590,4 @@ impl Life {
             self.seed
         );
     }
-}
-
-fn endpoint(n: usize) -> Endpoint {
-    Endpoint::Input {
-        module: format!("m{n}").into(),
-        input: "in".into(),
-    }
-}
-
-fn priority(lane: usize) -> Priority {
-    Priority::new(LANES[lane]).unwrap_or(Priority::DEFAULT)
-}
-
-fn lane_of(priority: Priority) -> usize {
-    let index = priority.index() as u64;
-    LANES.iter().position(|lane| *lane == index).unwrap()
 }
