@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::scene::{left_behind, receiver, routes};
+use common::scene::{left_behind, queue, receiver, routes};
 use common::wire::{self, numbers};
 use common::{Hub, Setup, closed, inputs, message, output, publish, receive};
 use edgehub::client::{Client, Packet};
@@ -24,16 +24,6 @@ fn two_pairs(limits: &str) -> Setup {
     let mut setup = Setup::new(&routes(&all), &["a", "b", "c", "d"]);
     setup.extra = format!("[limits]\n{limits}\n");
     setup
-}
-
-/// Messages and bytes that wait for an input, all lanes together.
-fn queue(hub: &Hub, endpoint: &str) -> (u64, u64) {
-    let status = hub.status();
-    let rows = status["queues"].as_array().unwrap().iter();
-    let rows: Vec<_> = rows.filter(|row| row["endpoint"] == endpoint).collect();
-    assert!(!rows.is_empty(), "{status}");
-    let sum = |key: &str| rows.iter().map(|row| row[key].as_u64().unwrap()).sum();
-    (sum("messages"), sum("bytes"))
 }
 
 /// Publishes numbers with ids that are one higher, all in one write.

@@ -3,27 +3,14 @@
 
 mod common;
 
-use common::scene::{receiver, routes};
-use common::wire::{self, Got, numbered, numbers};
-use common::{Hub, Setup, closed, inputs, output, publish, receive};
-use edgehub::client::{Client, Hello, Packet};
+use common::scene::{clean, login, receiver, routes, vanish};
+use common::wire::{self, Got, numbered, numbers, take_all};
+use common::{Setup, closed, inputs, output, publish, receive};
+use edgehub::client::{Client, Packet};
 use edgehub::mqtt::{PacketId, QoS};
 
 fn one_route() -> Setup {
     Setup::new(&routes(&[("a/out", "b/in")]), &["a", "b", "c"])
-}
-
-/// Sends CONNECT and returns session-present.
-async fn login(hub: &Hub, hello: &Hello) -> (Client, bool) {
-    let mut client = Client::tcp(hub.tcp()).await.unwrap();
-    let present = client.connect(hello).await.unwrap();
-    (client, present)
-}
-
-fn clean(hub: &Hub, identity: &str) -> Hello {
-    let mut hello = hub.hello(identity);
-    hello.clean_session = true;
-    hello
 }
 
 /// Subscribes; the answer comes with or after the first messages.
@@ -32,30 +19,10 @@ async fn subscribe_later(b: &mut Client) {
     b.send_bytes(&packet).await.unwrap();
 }
 
-async fn take_all(client: &mut Client, count: usize) -> Vec<Got> {
-    let mut all = Vec::new();
-    for _ in 0..count {
-        all.push(wire::take(client).await);
-    }
-    all
-}
-
 fn seen(all: &[Got]) -> Vec<(&str, bool, u16)> {
     all.iter()
         .map(|got| (&*got.body, got.dup, got.id.map_or(0, PacketId::get)))
         .collect()
-}
-
-/// A client that vanishes without a word, and a hub that has noticed.
-async fn vanish(hub: &Hub, client: Client, identity: &str) {
-    drop(client);
-    hub.until("the hub notices that a client is gone", |hub| {
-        let status = hub.status();
-        let clients = status["clients"].as_array().unwrap();
-        clients
-            .iter()
-            .all(|row| row["id"] != identity || row["connected"] == false)
-    });
 }
 
 #[tokio::test]

@@ -117,6 +117,19 @@ pub fn certs(dir: &Path, hostnames: &[&str], clients: &[&str]) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// How a hub ends before it is started again on the same data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By SIGTERM: it drains and closes its store.
+    Clean,
+    /// By SIGKILL, as in a crash.
+    Killed,
+}
+
+impl End {
+    pub const ALL: [Self; 2] = [Self::Clean, Self::Killed];
+}
+
 /// A running hub; killed when dropped, with its log printed if the test failed.
 pub struct Hub {
     pub child: Child,
@@ -201,6 +214,15 @@ impl Hub {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Ends it in one way or the other.
+    pub fn end(self, end: End) {
+        println!("the hub ends: {end:?}");
+        match end {
+            End::Clean => assert_eq!(self.terminate(), Some(0)),
+            End::Killed => self.kill(),
+        }
     }
 
     /// `GET path` of the metrics listener: code and body.

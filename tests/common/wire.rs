@@ -110,6 +110,15 @@ pub async fn take(client: &mut Client) -> Got {
     }
 }
 
+/// The next messages, not acknowledged.
+pub async fn take_all(client: &mut Client, count: usize) -> Vec<Got> {
+    let mut all = Vec::with_capacity(count);
+    while all.len() < count {
+        all.push(take(client).await);
+    }
+    all
+}
+
 /// The bodies of the next messages, each acknowledged as it comes: a full queue waits for that.
 pub async fn bodies(client: &mut Client, count: usize) -> Vec<String> {
     let mut bodies = Vec::with_capacity(count);
@@ -121,6 +130,15 @@ pub async fn bodies(client: &mut Client, count: usize) -> Vec<String> {
         }
     }
     bodies
+}
+
+/// The bodies of all messages up to the one with this body, each acknowledged as it comes.
+pub async fn bodies_to(client: &mut Client, last: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    while all.last().is_none_or(|body| body != last) {
+        all.extend(bodies(client, 1).await);
+    }
+    all
 }
 
 /// Publishes many messages, hundreds in one write, and waits for all acknowledgements.
@@ -175,6 +193,18 @@ pub async fn subscribe_amid(client: &mut Client, filter: &str) -> Vec<Got> {
 pub async fn ping(client: &mut Client) {
     client.send_bytes(PING).await.unwrap();
     assert_eq!(receive(client).await.unwrap(), Packet::PingResp);
+}
+
+/// Has the hub deal with everything that was sent to it; messages come before or amid its answer.
+pub async fn ping_amid(client: &mut Client) -> Vec<Got> {
+    client.send_bytes(PING).await.unwrap();
+    let mut early = Vec::new();
+    loop {
+        match receive(client).await.unwrap() {
+            Packet::PingResp => return early,
+            other => early.extend(Got::of(other)),
+        }
+    }
 }
 
 /// Everything until the connection ends.
