@@ -403,3 +403,27 @@ async fn what_was_purged_is_gone_and_the_rest_is_delivered() {
         assert_eq!(wire::bodies(&mut d, 1).await, ["new"]);
     }
 }
+
+#[tokio::test]
+async fn a_kept_session_without_subscriptions_outlives_restarts() {
+    for end in End::ALL {
+        let setup = one_route();
+        let hub = setup.start();
+        let (b, present) = login(&hub, &hub.hello("edge-1/b")).await;
+        assert!(!present);
+        vanish(&hub, b, "edge-1/b").await;
+        hub.until("the session is on disk", |hub| {
+            let state = std::fs::read_dir(hub.dir.join("data/store/state")).unwrap();
+            state.flatten().any(|file| {
+                std::fs::read(file.path())
+                    .unwrap()
+                    .windows(16)
+                    .any(|part| part == b"session/edge-1/b")
+            })
+        });
+        hub.end(end);
+        let hub = setup.start();
+        let (_, present) = login(&hub, &hub.hello("edge-1/b")).await;
+        assert!(present);
+    }
+}

@@ -1,6 +1,8 @@
 //! Many seeded lives of a store on the simulated disk, compared with a model.
 //!
-//! `cargo bench --bench store_sim -- [--schedules 100000] [--first 1] [--seconds-max 1500] [--threads 2]`
+//! `cargo bench --bench store_sim [-- --schedules N --first SEED --seconds-max N --threads N]`
+//!
+//! 100,000 from seed 1 on, no more than 1,500 seconds, two threads where nothing is said.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

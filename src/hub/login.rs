@@ -236,6 +236,10 @@ impl Hub {
         if ended.is_some() {
             self.journal.record(login.identity.as_str(), None, mailbox);
         }
+        if !present {
+            // A kept session outlives a restart even before its first SUBSCRIBE.
+            self.keep_subscriptions(&client);
+        }
         self.refresh_inputs(&mut client);
         session.accept(now.ms, present, login.keep_alive_seconds);
         session.handle_kept(self.store.kept());
