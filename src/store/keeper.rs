@@ -10,14 +10,13 @@ use super::Store;
 use super::control::{lane_number, of_lane};
 use super::disk::{DiskFile, PAGE_BYTES};
 use super::index::Summary;
-use super::layout::{FREE, SEGMENTS, free_path, segment_path};
+use super::layout::{FREE, SEGMENTS, free_path, segment_path, spare_page};
 use super::lock;
 use super::log::{Log, Options, Spare, SyncPolicy};
 use super::queue::Queue;
 use super::reader::Reader;
-use super::recover::SPARE_MAGIC;
 use super::segment::Segment;
-use super::writer::reserve_segments;
+use super::writer::{reserve_segments, sync_file};
 use crate::mailbox::DELIVERY;
 
 /// Spares that are kept ready beside the reserve.
@@ -242,7 +241,11 @@ impl Keeper {
         let size = options.segment_bytes;
         if let Some((old, _)) = self.pool.pop() {
             let file = log.disk.open(&free_path(old))?;
-            file.write_at(&[IoSlice::new(&spare_page(old))], 0)?;
+            // Twice: one is under the header, the other stays until the segment is sealed.
+            let marker = spare_page(old);
+            file.write_at(&[IoSlice::new(&marker)], 0)?;
+            file.write_at(&[IoSlice::new(&marker)], size - PAGE_BYTES as u64)?;
+            sync_file(log, &*file)?;
             log.disk.rename(&free_path(old), &path)?;
             self.next_segment += 1;
             log.disk.sync_dir(SEGMENTS)?;
@@ -300,14 +303,6 @@ impl Keeper {
         let used = log.file_bytes.load(Ordering::Relaxed);
         used.saturating_sub(spares + pool) > log.options().max_bytes / 2
     }
-}
-
-/// The first page of a spare, which was another segment before.
-fn spare_page(old: u64) -> Vec<u8> {
-    let mut page = SPARE_MAGIC.to_vec();
-    page.extend_from_slice(&old.to_le_bytes());
-    page.resize(PAGE_BYTES, 0);
-    page
 }
 
 /// Takes the blocks of a new file, and writes them once where each batch is synced: a sync into

@@ -8,8 +8,9 @@
 //! quarantine/                 copies of damaged places, for support
 //! ```
 //!
-//! A spare segment already lies in `seg/`, under its coming id, with an empty header page: rolling
-//! to it needs no change of names.
+//! A spare segment already lies in `seg/`, under its coming id, with a marker in place of the
+//! header: rolling to it needs no change of names. One that was another segment before says so in
+//! its last page too, until it is sealed.
 
 use super::disk::PAGE_BYTES;
 use super::frame::{read_u16, read_u32, read_u64};
@@ -30,6 +31,7 @@ pub const FORMAT_VERSION: u16 = 1;
 
 const HEADER_MAGIC: &[u8; 8] = b"EHUBSEG\x01";
 const FOOTER_MAGIC: &[u8; 8] = b"EHUBEND\x01";
+const SPARE_MAGIC: &[u8; 8] = b"EHUBNEW\x01";
 /// Bytes of a page that its checksum covers, from 16 on.
 const CHECKED: std::ops::Range<usize> = 16..PAGE_BYTES;
 
@@ -248,6 +250,19 @@ impl Footer {
     }
 }
 
+/// The page that marks a spare segment, and names the segment that it was before; 0: none.
+#[must_use]
+pub fn spare_page(old: u64) -> Vec<u8> {
+    page(SPARE_MAGIC, 0, &[old])
+}
+
+/// Reads such a page: which segment it was.
+#[must_use]
+pub fn read_spare(page: &[u8]) -> Option<u64> {
+    let known = page.get(..8) == Some(SPARE_MAGIC) && is_sound(page);
+    read_u64(page, CHECKED.start).filter(|_| known)
+}
+
 /// A page of numbers.
 fn page(magic: &[u8; 8], flags: u16, fields: &[u64]) -> Vec<u8> {
     let mut page = Vec::with_capacity(PAGE_BYTES);
@@ -306,10 +321,15 @@ mod tests {
         let end = footer.encode();
         assert_eq!(Footer::read(&end, 9), Some(footer));
         assert_eq!(Footer::read(&end, 10), None);
+        let spare = spare_page(8);
+        assert_eq!(read_spare(&spare), Some(8));
+        assert_eq!(read_spare(&end), None);
         for bit in (0..PAGE_BYTES * 8).step_by(7) {
-            let (mut page, mut end) = (page.clone(), end.clone());
+            let (mut page, mut end, mut spare) = (page.clone(), end.clone(), spare.clone());
             page[bit / 8] ^= 1 << (bit % 8);
             end[bit / 8] ^= 1 << (bit % 8);
+            spare[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read_spare(&spare), None, "bit {bit}");
             assert_eq!(SegmentHeader::read(&page), HeaderPage::None, "bit {bit}");
             assert_eq!(Footer::read(&end, 9), None, "bit {bit}");
         }

@@ -9,17 +9,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, PAGE_BYTES, read_text, replace};
-use super::frame::read_u64;
 use super::index::Summary;
 use super::layout::{
     CLOSED, FORMAT, FORMAT_VERSION, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader,
-    format_text, read_end, read_format, salt, segment_id, segment_path,
+    format_text, read_end, read_format, read_spare, salt, segment_id, segment_path,
 };
 use super::notes::{Notes, chain, notes};
 use super::segment::{Catalog, Scanned, Segment, scan};
-
-/// Begins the first page of a spare segment.
-pub const SPARE_MAGIC: &[u8; 8] = b"EHUBNEW\x01";
 
 /// Messages that were acknowledged and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,10 +232,12 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
             }
             HeaderPage::Good(_) | HeaderPage::None => None,
         };
-        let is_marked = header.is_none() && page.starts_with(SPARE_MAGIC);
-        if is_marked {
-            recovered.retired.extend(read_u64(&page, SPARE_MAGIC.len()));
-        }
+        let marker = read_spare(&page);
+        let is_marked = marker.is_some();
+        let end = size.saturating_sub(PAGE_BYTES as u64);
+        let read = file.read_at(&mut page, end);
+        let marker_at_end = read.ok().and_then(|_| read_spare(&page));
+        recovered.retired.extend(marker.or(marker_at_end));
         known.push(Known {
             id,
             header,

@@ -484,7 +484,7 @@ pub(super) fn list_bytes(lanes: usize) -> u64 {
     lanes as u64 * (ENTRY_BYTES_MAX + SUMMARY_BYTES as u64 / 8)
 }
 
-fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
+pub(super) fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
     let began = Instant::now();
     let synced = file.sync_data();
     log.counters.syncs.fetch_add(1, Ordering::Relaxed);
