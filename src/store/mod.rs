@@ -164,6 +164,8 @@ impl Store {
     ) -> Result<u64, Full> {
         let bounds = self.bounds();
         let bytes = append.message.bytes();
+        // The clock before the queues, as everywhere: one that waits to set it holds readers up.
+        let clock = self.clock();
         let mut locked = Vec::with_capacity(append.copies.len());
         for copy in append.copies {
             let mut state = copy.queue.lock();
@@ -183,7 +185,6 @@ impl Store {
             }
             locked.push(state);
         }
-        let clock = self.clock();
         let lane_of = |copy: &Copy| LaneRef {
             lane: control::lane_number(copy.queue.number, copy.priority.index()),
             expires_s: copy

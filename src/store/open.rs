@@ -166,7 +166,12 @@ impl Store {
         };
         let steps = {
             let mut clock = self.clock.write().unwrap_or_else(PoisonError::into_inner);
-            clock.observe(now_ms, wall_ms, next_seq)
+            let steps = clock.observe(now_ms, wall_ms, next_seq);
+            if let Some(log) = self.log.as_ref().filter(|_| steps) {
+                let oldest = log.segments().first().map_or(0, |one| one.base_seq);
+                clock.prune(oldest);
+            }
+            steps
         };
         for queue in self.queues() {
             let before = losses.len();
@@ -337,9 +342,6 @@ fn log_of(
     });
     let durable_seq = recovered.next_seq - 1;
     let writer = Writer::new(active, recovered.last, durable_seq);
-    let sizes = recovered.spares.iter().chain(&recovered.free);
-    let sizes = sizes.chain(&recovered.obsolete);
-    let spare_bytes: u64 = sizes.map(|(_, size)| size).sum();
     let mut keeper = Keeper::new(recovered.next_segment, recovered.free.clone());
     let mut spares = std::collections::VecDeque::new();
     recovered.spares.sort_unstable();
@@ -365,6 +367,8 @@ fn log_of(
         }
         fits
     });
+    let sizes = recovered.spares.iter().chain(&recovered.obsolete);
+    let spare_bytes: u64 = sizes.chain(&keeper.pool).map(|(_, size)| size).sum();
     let unfit: Vec<u64> = keeper.freeing.keys().copied().collect();
     let log = Log::new(
         disk,
