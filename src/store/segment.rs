@@ -315,12 +315,13 @@ pub fn scan(
             // It is in the segment before, too.
             continue;
         }
-        let expected = if scanned.frames > 0 {
-            Some(scanned.last_seq + 1)
-        } else {
-            base_seq
+        let expected = match base_seq {
+            _ if scanned.frames > 0 => scanned.last_seq + 1,
+            Some(base_seq) => base_seq,
+            // Whatever was durable may have been elsewhere; the rest of the batch was here.
+            None => header.durable_seq + 1,
         };
-        if let Some(expected) = expected.filter(|expected| header.seq > *expected) {
+        if header.seq > expected {
             scanned.gaps.push((expected, header.seq - 1));
         }
         scanned.last_seq = header.seq;

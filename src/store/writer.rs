@@ -335,7 +335,8 @@ impl Writer {
         // It comes before the first frame, and so does its seq.
         parts.encode(base_seq - 1, &mut bytes);
         if let Some(frame) = bytes.get_mut(PAGE_BYTES..) {
-            frame::seal(frame, salt(log.store_id, spare.id), self.durable_seq);
+            // The segment before was synced, where anything is.
+            frame::seal(frame, salt(log.store_id, spare.id), base_seq - 1);
         }
         let data_end = bytes.len() as u64;
         bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
