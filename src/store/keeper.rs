@@ -12,7 +12,7 @@ use super::disk::{DiskFile, PAGE_BYTES};
 use super::index::Summary;
 use super::layout::{FREE, SEGMENTS, free_path, segment_path, spare_page};
 use super::lock;
-use super::log::{Log, Options, Spare, SyncPolicy};
+use super::log::{Log, Options, Spare, Suspect, SyncPolicy};
 use super::queue::Queue;
 use super::reader::Reader;
 use super::segment::Segment;
@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     pub(super) pool: Vec<(u64, u64)>,
     /// Sizes of segments that were given up and not removed yet.
     pub(super) freeing: HashMap<u64, u64>,
+    /// Segments whose first write failed, that no note has replaced yet.
+    suspects: Vec<Suspect>,
     tick_ms: u64,
 }
 
@@ -54,6 +56,9 @@ impl Keeper {
     pub fn step(&mut self, store: &Store, log: &Log, now_ms: u64, tick: bool) -> bool {
         let more = self.refill(store, log, now_ms);
         self.recycle(log);
+        if log.is_blocked.load(Ordering::Acquire) {
+            self.unblock(log);
+        }
         self.supply(log);
         if tick || now_ms >= self.due_ms(log) {
             self.tick_ms = now_ms;
@@ -145,22 +150,18 @@ impl Keeper {
 
     /// Turns segments whose end is noted into spares, or removes them.
     fn recycle(&mut self, log: &Log) {
-        for id in std::mem::take(&mut *lock(&log.suspect)) {
-            let size = log
-                .disk
-                .open(&segment_path(id))
-                .and_then(|file| file.size());
-            if log.disk.remove(&segment_path(id)).is_ok() {
+        let whole = log.options().segment_bytes;
+        let freed = std::mem::take(&mut *lock(&log.freed));
+        self.suspects.append(&mut lock(&log.suspect));
+        // Those that alone tell of a segment that was given up stay until a note does.
+        let noted = |suspect: &mut Suspect| suspect.old == 0 || freed.contains(&suspect.old);
+        for Suspect { id, .. } in self.suspects.extract_if(.., noted) {
+            let path = segment_path(id);
+            let size = log.disk.open(&path).and_then(|file| file.size());
+            if log.disk.remove(&path).is_ok() {
                 log.file_bytes
                     .fetch_sub(size.unwrap_or(0), Ordering::Relaxed);
             }
-        }
-        let whole = log.options().segment_bytes;
-        let mut freed = std::mem::take(&mut *lock(&log.freed));
-        if log.is_blocked.load(Ordering::Acquire) {
-            // There is nowhere to note it. The file itself will tell whose it was.
-            let left = self.freeing.iter().filter(|(_, size)| **size == whole);
-            freed.extend(left.map(|(id, _)| *id).take(1));
         }
         if freed.is_empty() {
             return;
@@ -192,6 +193,34 @@ impl Keeper {
             .and_then(|()| log.disk.sync_dir(FREE))
         {
             tracing::warn!(%error, "the store's folder could not be synced");
+        }
+    }
+
+    /// Makes a spare of a segment whose end could not be noted, for there is nowhere to note it:
+    /// the file itself tells whose it was. If there is none, one that failed is tried again.
+    fn unblock(&mut self, log: &Log) {
+        if !lock(&log.spares).is_empty() {
+            return;
+        }
+        let whole = log.options().segment_bytes;
+        let mut left = self.freeing.iter().filter(|(_, size)| **size == whole);
+        let left = left.next().map(|(id, _)| (*id, *id));
+        let failed = || {
+            self.suspects
+                .first()
+                .map(|suspect| (suspect.id, suspect.old))
+        };
+        let Some((id, old)) = left.or_else(failed) else {
+            return;
+        };
+        match self.reuse(log, &segment_path(id), (old, whole)) {
+            Ok(spare) => {
+                self.freeing.remove(&id);
+                self.suspects.retain(|suspect| suspect.id != id);
+                lock(&log.spares).push_back(Spare { old, ..spare });
+                log.wake_writer(log.front());
+            }
+            Err(error) => tracing::warn!(%error, id, "a segment could not be used again"),
         }
     }
 
@@ -239,17 +268,8 @@ impl Keeper {
         let id = self.next_segment;
         let path = segment_path(id);
         let size = options.segment_bytes;
-        if let Some((old, _)) = self.pool.pop() {
-            let file = log.disk.open(&free_path(old))?;
-            // Twice: one is under the header, the other stays until the segment is sealed.
-            let marker = spare_page(old);
-            file.write_at(&[IoSlice::new(&marker)], 0)?;
-            file.write_at(&[IoSlice::new(&marker)], size - PAGE_BYTES as u64)?;
-            sync_file(log, &*file)?;
-            log.disk.rename(&free_path(old), &path)?;
-            self.next_segment += 1;
-            log.disk.sync_dir(SEGMENTS)?;
-            return Ok(Some(Spare { id, size, file }));
+        if let Some(old) = self.pool.pop() {
+            return self.reuse(log, &free_path(old.0), old).map(Some);
         }
         let used = log.file_bytes.load(Ordering::Relaxed);
         if used + size > options.max_bytes
@@ -267,7 +287,33 @@ impl Keeper {
         }
         self.next_segment += 1;
         log.file_bytes.fetch_add(size, Ordering::Relaxed);
-        Ok(Some(Spare { id, size, file }))
+        let old = 0;
+        Ok(Some(Spare {
+            id,
+            size,
+            file,
+            old,
+        }))
+    }
+
+    /// A spare from the file of an old segment.
+    fn reuse(&mut self, log: &Log, path: &str, (old, size): (u64, u64)) -> io::Result<Spare> {
+        let id = self.next_segment;
+        let file = log.disk.open(path)?;
+        // Twice: one is under the header, the other stays until the segment is sealed.
+        let marker = spare_page(old);
+        file.write_at(&[IoSlice::new(&marker)], 0)?;
+        file.write_at(&[IoSlice::new(&marker)], size - PAGE_BYTES as u64)?;
+        sync_file(log, &*file)?;
+        log.disk.rename(path, &segment_path(id))?;
+        self.next_segment += 1;
+        log.disk.sync_dir(SEGMENTS)?;
+        Ok(Spare {
+            id,
+            size,
+            file,
+            old: 0,
+        })
     }
 
     /// Gives up segments that no lane needs; returns how many.

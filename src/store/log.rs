@@ -86,6 +86,16 @@ pub(super) struct Spare {
     pub id: u64,
     pub size: u64,
     pub file: Arc<dyn DiskFile>,
+    /// The segment that it was, if no note says yet that it was given up; else 0.
+    pub old: u64,
+}
+
+/// A segment whose first write failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suspect {
+    pub id: u64,
+    /// As in [`Spare`].
+    pub old: u64,
 }
 
 /// Numbers that only grow, for the metrics.
@@ -125,7 +135,7 @@ pub(super) struct Log {
     /// Segments whose end is noted on disk.
     pub freed: Mutex<Vec<u64>>,
     /// Files of segments that could not be written.
-    pub suspect: Mutex<Vec<u64>>,
+    pub suspect: Mutex<Vec<Suspect>>,
     pub keeper_wakes: (Mutex<bool>, Condvar),
     /// Cursors of endpoints whose names are not known.
     pub orphans: Mutex<Vec<Cursor>>,

@@ -338,6 +338,7 @@ fn log_of(
             end: end.next_multiple_of(PAGE_BYTES as u64),
             tail: Vec::new(),
             frames: continued.frames,
+            old: 0,
         }
     });
     let durable_seq = recovered.next_seq - 1;
@@ -354,6 +355,7 @@ fn log_of(
                 id: *id,
                 size: *size,
                 file,
+                old: 0,
             });
         } else {
             keeper.freeing.insert(*id, *size);

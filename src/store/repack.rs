@@ -34,7 +34,7 @@ impl Keeper {
             return false;
         };
         // The last spare: the others are about to be written.
-        let Some(spare) = lock(&log.spares).pop_back() else {
+        let Some(spare) = lock(&log.spares).pop_back_if(|spare| spare.old == 0) else {
             return false;
         };
         let (spare_id, spare_size) = (spare.id, spare.size);

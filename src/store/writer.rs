@@ -16,7 +16,7 @@ use super::frame;
 use super::index::{ENTRY_BYTES_MAX, Entry, ListsByLane, SUMMARY_BYTES};
 use super::layout::{SegmentHeader, salt};
 use super::lock;
-use super::log::{Log, Options, SyncPolicy};
+use super::log::{Log, Options, Suspect, SyncPolicy};
 use super::segment::Segment;
 use crate::mailbox::SPACE;
 
@@ -39,6 +39,8 @@ pub(super) struct Active {
     /// What is in that page already.
     pub tail: Vec<u8>,
     pub frames: u64,
+    /// As in [`super::log::Spare`].
+    pub old: u64,
 }
 
 impl Active {
@@ -342,7 +344,8 @@ impl Writer {
         bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
         let written = spare.file.write_at(&[IoSlice::new(&bytes)], 0);
         if let Err(error) = written {
-            lock(&log.suspect).push(spare.id);
+            let (id, old) = (spare.id, spare.old);
+            lock(&log.suspect).push(Suspect { id, old });
             return Err(error);
         }
         log.counters
@@ -359,6 +362,7 @@ impl Writer {
             end: bytes.len() as u64,
             tail: Vec::new(),
             frames: 1,
+            old: spare.old,
         });
         Ok(true)
     }
@@ -398,7 +402,8 @@ impl Writer {
             active.segment.close();
             if active.frames <= 1 {
                 log.catalog().remove(&active.segment.id);
-                lock(&log.suspect).push(active.segment.id);
+                let (id, old) = (active.segment.id, active.old);
+                lock(&log.suspect).push(Suspect { id, old });
             }
             tracing::error!(%error, segment = active.segment.id, "the store could not be written");
         }
