@@ -169,6 +169,7 @@ impl Inside {
             store: Arc::new(Store::memory(settings.bounds, (0, 0))),
             journal: Journal::memory(),
             sessions: BTreeMap::new(),
+            lost_messages: 0,
         };
         let hub = edgehub::hub::Hub::new(settings, registry, durable, metrics);
         Self { hub }

@@ -75,6 +75,8 @@ pub struct Durable {
     pub journal: Journal,
     /// Those that were kept, by identity.
     pub sessions: BTreeMap<String, Vec<Subscription>>,
+    /// Acknowledged messages that were gone at the start, at the most.
+    pub lost_messages: u64,
 }
 
 /// What is kept per identity while it is connected, or has a persistent session.
@@ -126,6 +128,7 @@ impl Hub {
             store,
             journal,
             sessions,
+            lost_messages,
         } = durable;
         let slots = DashMap::with_shard_amount(16);
         for (identity, subscriptions) in sessions {
@@ -138,7 +141,7 @@ impl Hub {
                 slots.insert(identity, slot);
             }
         }
-        Self {
+        let hub = Self {
             store,
             device_id: settings.device_id.clone(),
             settings: ArcSwap::from_pointee(settings),
@@ -155,7 +158,12 @@ impl Hub {
             log_budget: log_budget::LogBudget::default(),
             journal,
             metrics,
+        };
+        if lost_messages > 0 {
+            let lost = hub.dropped("damaged", "unknown", "");
+            lost.increment(lost_messages);
         }
+        hub
     }
 
     /// Every bound.
@@ -185,7 +193,7 @@ impl Hub {
     /// The highest version of kept subscriptions that is on disk.
     #[must_use]
     pub fn durable(&self) -> u64 {
-        self.journal.durable()
+        self.journal.settled()
     }
 
     /// Takes new settings; the device id does not change while running.

@@ -427,7 +427,7 @@ impl Hub {
         self.dropped(reason, from, output).increment(1);
     }
 
-    fn dropped(&self, reason: &str, from: &str, output: &str) -> Counter {
+    pub(super) fn dropped(&self, reason: &str, from: &str, output: &str) -> Counter {
         let labels = [
             ("reason", reason),
             ("from", from),

@@ -11,7 +11,7 @@ use crate::limits::{SEGMENT_OVERHEAD_BYTES, segment_bytes};
 use crate::server::Clock;
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::journal::Journal;
-use crate::store::{self, Opened, Options, Store};
+use crate::store::{self, FORMAT, Opened, Options, Store};
 
 /// The folder of the store in `data_dir`.
 pub const STORE_DIR: &str = "store";
@@ -20,14 +20,19 @@ pub const STORE_DIR: &str = "store";
 pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError> {
     let now = clock.now();
     let time = (now.ms, now.wall_ms);
+    let dir = config.data_dir.join(STORE_DIR);
     let Some(options) = options(config) else {
+        if dir.join(FORMAT).exists() {
+            let store = dir.display();
+            tracing::warn!(%store, "store.sync is \"memory\": what waits in this store stays there");
+        }
         return Ok(Durable {
             store: Arc::new(Store::memory(bounds(config), time)),
             journal: Journal::memory(),
             sessions: BTreeMap::new(),
+            lost_messages: 0,
         });
     };
-    let dir = config.data_dir.join(STORE_DIR);
     let at = |error: std::io::Error| StartError::System(format!("{}: {error}", dir.display()));
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&dir).map_err(at)?);
     let random = files::random().map(u64::from_le_bytes).map_err(at)?;
@@ -64,6 +69,7 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
         store,
         journal,
         sessions,
+        lost_messages: opened.lost_messages,
     })
 }
 

@@ -156,12 +156,17 @@ fn make_dir(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
+/// Names the file in an error of the system; its kind stays.
+fn named(path: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {error}"))
+}
+
 impl Disk for RealDisk {
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(self.root.join(dir)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(named(dir, error)),
         };
         let mut names = Vec::new();
         for entry in entries {
@@ -171,11 +176,11 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        make_dir(&self.root.join(dir))
+        make_dir(&self.root.join(dir)).map_err(|error| named(dir, error))
     }
 
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.root.join(path);
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.root.join(name);
         let opened = OpenOptions::new().read(true).write(true).open(&path);
         let file = match opened {
             // `inspect` and `verify` read stores that they may not write.
@@ -185,9 +190,9 @@ impl Disk for RealDisk {
                     io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
                 ) =>
             {
-                File::open(&path)?
+                File::open(&path).map_err(|_| named(name, error))?
             }
-            opened => opened?,
+            opened => opened.map_err(|error| named(name, error))?,
         };
         Ok(Arc::new(RealFile { file }))
     }
@@ -199,16 +204,17 @@ impl Disk for RealDisk {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(self.root.join(path))?;
+            .open(self.root.join(path))
+            .map_err(|error| named(path, error))?;
         Ok(Arc::new(RealFile { file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.root.join(from), self.root.join(to))
+        fs::rename(self.root.join(from), self.root.join(to)).map_err(|error| named(from, error))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.root.join(path))
+        fs::remove_file(self.root.join(path)).map_err(|error| named(path, error))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {

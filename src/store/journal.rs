@@ -107,6 +107,12 @@ impl Journal {
         self.state.newest()
     }
 
+    /// The highest version that can be acknowledged: it is on disk, or the disk has refused it.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.state.settled()
+    }
+
     /// The highest version that is on disk together with all before it.
     #[must_use]
     pub fn durable(&self) -> u64 {

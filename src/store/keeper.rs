@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::control::{lane_number, of_lane};
-use super::disk::{DiskFile, PAGE_BYTES};
+use super::disk::{self, DiskFile, PAGE_BYTES};
 use super::index::Summary;
-use super::layout::{FREE, SEGMENTS, free_path, segment_path, spare_page};
+use super::layout::{END, FREE, SEGMENTS, end_text, free_path, segment_path, spare_page};
 use super::lock;
 use super::log::{Log, Options, Spare, Suspect, SyncPolicy};
 use super::queue::Queue;
@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     pub(super) pool: Vec<(u64, u64)>,
     /// Sizes of segments that were given up and not removed yet.
     pub(super) freeing: HashMap<u64, u64>,
+    /// The newest segment that `END` names.
+    noted_segment: u64,
     /// Segments whose first write failed, that no note has replaced yet.
     suspects: Vec<Suspect>,
     tick_ms: u64,
@@ -62,6 +64,7 @@ impl Keeper {
         self.supply(log);
         if tick || now_ms >= self.due_ms(log) {
             self.tick_ms = now_ms;
+            self.note_reached(log);
             self.expire(store, log, now_ms);
             if self.free(store, log) == 0 && log.is_full.load(Ordering::Relaxed) {
                 let repacked = self.repack(store, log);
@@ -196,6 +199,42 @@ impl Keeper {
         }
     }
 
+    /// Gives spares back where `max_bytes` was lowered.
+    fn shrink(&mut self, log: &Log, options: &Options) {
+        while log.file_bytes.load(Ordering::Relaxed) > options.max_bytes {
+            let reserve = reserve_segments(options);
+            let path = match self.pool.pop() {
+                Some((id, size)) => (free_path(id), size),
+                None => {
+                    let mut spares = lock(&log.spares);
+                    if spares.len() <= reserve {
+                        return;
+                    }
+                    let Some(spare) = spares.pop_back_if(|spare| spare.old == 0) else {
+                        return;
+                    };
+                    (segment_path(spare.id), spare.size)
+                }
+            };
+            if log.disk.remove(&path.0).is_err() {
+                return;
+            }
+            log.file_bytes.fetch_sub(path.1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes down how far the log has come, once a segment.
+    fn note_reached(&mut self, log: &Log) {
+        let reached = *lock(&log.reached);
+        if reached.0 <= self.noted_segment {
+            return;
+        }
+        // On a full disk it can wait.
+        if disk::replace(&*log.disk, END, &end_text(reached)).is_ok() {
+            self.noted_segment = reached.0;
+        }
+    }
+
     /// Makes a spare of a segment whose end could not be noted, for there is nowhere to note it:
     /// the file itself tells whose it was. If there is none, one that failed is tried again.
     fn unblock(&mut self, log: &Log) {
@@ -234,6 +273,7 @@ impl Keeper {
         let left = left.min(free.saturating_sub(options.min_free_bytes));
         let reserve = wanted as u64 * options.segment_bytes;
         log.is_roomy.store(left >= reserve, Ordering::Relaxed);
+        self.shrink(log, &options);
         let mut made = false;
         let mut failed = None;
         while lock(&log.spares).len() < wanted {

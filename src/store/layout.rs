@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! FORMAT                      "edgehub store 1" and the store's id
+//! END                         how far the log has come at least
 //! seg/{id, 16 hex digits}.seg header page | checkpoint | frames … | lists | summaries | footer
 //! free/{id}.seg               segments that wait to be used again
 //! state/                      small state ([`super::state`])
@@ -24,8 +25,8 @@ pub const FREE: &str = "free";
 pub const QUARANTINE: &str = "quarantine";
 /// The file that names the format.
 pub const FORMAT: &str = "FORMAT";
-/// The file that says where the log ended, when it ended in good order.
-pub const CLOSED: &str = "CLOSED";
+/// The file that says how far the log has come at least; after a good end, exactly.
+pub const END: &str = "END";
 /// The format that this version writes.
 pub const FORMAT_VERSION: u16 = 1;
 
@@ -73,7 +74,7 @@ pub fn read_format(text: &str) -> Option<(u16, u64)> {
     (crc32c::crc32c(format!("{front}\n").as_bytes()) == crc).then_some((version, id))
 }
 
-/// The content of `CLOSED`: the newest segment, its last seq, checksum.
+/// The content of `END`: the newest segment, a seq in it, checksum.
 #[must_use]
 pub fn end_text((segment, seq): (u64, u64)) -> String {
     let text = format!("{segment:016x} {seq}");
@@ -81,7 +82,7 @@ pub fn end_text((segment, seq): (u64, u64)) -> String {
     format!("{text} {crc:08x}\n")
 }
 
-/// Reads `CLOSED`; `None` where it is damaged.
+/// Reads `END`; `None` where it is damaged.
 #[must_use]
 pub fn read_end(text: &str) -> Option<(u64, u64)> {
     let mut words = text.split_whitespace();

@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::control::Cursor;
 use super::disk::{Disk, DiskFile};
 use super::keeper::Keeper;
-use super::layout::QUARANTINE;
+use super::layout::{QUARANTINE, segment_path};
 use super::lock;
 use super::queue::{Queue, State};
 use super::segment::{Catalog, Segment};
@@ -136,6 +136,8 @@ pub(super) struct Log {
     pub freed: Mutex<Vec<u64>>,
     /// Files of segments that could not be written.
     pub suspect: Mutex<Vec<Suspect>>,
+    /// The newest segment with something durable in it, and the first such seq.
+    pub reached: Mutex<(u64, u64)>,
     pub keeper_wakes: (Mutex<bool>, Condvar),
     /// Cursors of endpoints whose names are not known.
     pub orphans: Mutex<Vec<Cursor>>,
@@ -182,6 +184,7 @@ impl Log {
             wanted: Mutex::default(),
             freed: Mutex::default(),
             suspect: Mutex::default(),
+            reached: Mutex::default(),
             keeper_wakes: (Mutex::new(false), Condvar::new()),
             orphans: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -214,6 +217,21 @@ impl Log {
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
         self.catalog().values().cloned().collect()
+    }
+
+    /// A segment's file has gone, and with it what it held.
+    pub fn vanished(&self, segment: &Segment) {
+        if self.catalog().remove(&segment.id).is_none() {
+            return;
+        }
+        let size = segment.size.load(Ordering::Acquire);
+        self.file_bytes.fetch_sub(size, Ordering::Relaxed);
+        self.counters.errors.fetch_add(1, Ordering::Relaxed);
+        let lanes = segment.summaries();
+        let first_seq = lanes.iter().map(|lane| lane.first_seq).min();
+        let last_seq = lanes.iter().map(|lane| lane.last_seq).max();
+        let file = segment_path(segment.id);
+        tracing::error!(file, first_seq, last_seq, "a file of the store has gone");
     }
 
     /// Everything up to `seq` is kept: those who wait for it are told.

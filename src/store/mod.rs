@@ -60,6 +60,7 @@ use frame::{LANES_MAX, LaneRef, Parts};
 use log::Log;
 use queue::Cache;
 
+pub use layout::FORMAT;
 pub use log::{Counters, Options, SyncPolicy};
 pub use open::Opened;
 pub use queue::{Delivery, Queue, QueueStatus, wake};

@@ -12,7 +12,7 @@ use super::disk::{Disk, PAGE_BYTES, replace};
 use super::index::Position;
 use super::keeper::Keeper;
 use super::lane::Gap;
-use super::layout::{CLOSED, end_text, free_path, segment_path};
+use super::layout::{END, end_text, free_path, segment_path};
 use super::log::{Counters, Log, Options, Spare};
 use super::queue::Queue;
 use super::recover::{Damaged, Recovered, found, recover};
@@ -41,6 +41,8 @@ pub struct Opened {
     pub messages: usize,
     /// Acknowledged messages that are gone, in sentences.
     pub lost: Vec<String>,
+    /// How many there are at the most: notes of the log had seqs among them.
+    pub lost_messages: u64,
     /// Other things worth a line in the log.
     pub remarks: Vec<String>,
     /// The last end was a clean one, or there was none before.
@@ -75,6 +77,7 @@ impl Store {
         let opened = Opened {
             messages: lanes.values().map(|lane| lane.messages).sum(),
             lost: lost.collect(),
+            lost_messages: recovered.damaged.iter().map(Damaged::messages_max).sum(),
             remarks: [recovered.remarks.clone(), remarks].concat(),
             was_closed: recovered.was_closed(),
         };
@@ -230,7 +233,7 @@ impl Store {
         }
         if writer.has_active()
             && writer.step(self, log, now_ms, true) == Step::Done
-            && let Err(error) = replace(&*log.disk, CLOSED, &end_text(writer.last))
+            && let Err(error) = replace(&*log.disk, END, &end_text(writer.last))
         {
             // Without it, a segment that vanishes later is not missed.
             tracing::warn!(%error, "where the log ends could not be noted");

@@ -140,26 +140,37 @@ impl Reader {
             Some(place) => Bound::Excluded(place.segment.id),
             None => Bound::Unbounded,
         };
-        let found = {
-            let catalog = log.catalog();
-            let mut segments = catalog.range((behind, Bound::Unbounded));
-            segments.find_map(|(_, segment)| {
-                let part = segment.summary(self.lane)?;
-                (part.last_seq >= self.next_seq).then(|| Arc::clone(segment))
-            })
-        };
-        let Some(segment) = found else {
-            return Ok(false);
-        };
-        let list = list_of(log, &segment, self.lane, 0)?;
-        self.at = Some(Place {
+        loop {
+            let found = {
+                let catalog = log.catalog();
+                let mut segments = catalog.range((behind, Bound::Unbounded));
+                segments.find_map(|(_, segment)| {
+                    let part = segment.summary(self.lane)?;
+                    (part.last_seq >= self.next_seq).then(|| Arc::clone(segment))
+                })
+            };
+            let Some(segment) = found else {
+                return Ok(false);
+            };
+            match self.open(log, &segment) {
+                // What is behind it can be read; what was in it is counted at the end.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => log.vanished(&segment),
+                opened => {
+                    self.at = Some(opened?);
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    fn open(&self, log: &Log, segment: &Arc<Segment>) -> io::Result<Place> {
+        Ok(Place {
+            list: list_of(log, segment, self.lane, 0)?,
             file: log.disk.open(&segment_path(segment.id))?,
-            list,
             before: 0,
             position: Position::default(),
-            segment,
-        });
-        Ok(true)
+            segment: Arc::clone(segment),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile, PAGE_BYTES, read_text, replace};
 use super::index::Summary;
 use super::layout::{
-    CLOSED, FORMAT, FORMAT_VERSION, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader,
+    END, FORMAT, FORMAT_VERSION, FREE, Footer, HeaderPage, QUARANTINE, SEGMENTS, SegmentHeader,
     format_text, read_end, read_format, read_spare, salt, segment_id, segment_path,
 };
 use super::notes::{Notes, chain, notes};
@@ -29,6 +29,11 @@ pub struct Damaged {
 impl Damaged {
     pub(super) fn new(seqs: (u64, u64), segment: u64) -> Self {
         Self { seqs, segment }
+    }
+
+    /// How many messages that may be.
+    pub(super) fn messages_max(&self) -> u64 {
+        self.seqs.1.saturating_sub(self.seqs.0).saturating_add(1)
     }
 
     /// What is said of it.
@@ -430,9 +435,9 @@ fn seal(segment: &Segment, one: &Known, seqs: (u64, u64), cut: bool) -> io::Resu
     one.file.sync_data()
 }
 
-/// Compares where the log ends with where it ended when it was closed.
+/// Compares where the log ends with how far it had come.
 fn missed_end(disk: &dyn Disk, recovered: &mut Recovered) {
-    let text = disk.open(CLOSED).and_then(|file| read_text(&*file));
+    let text = disk.open(END).and_then(|file| read_text(&*file));
     let Some((segment, seq)) = text.ok().and_then(|text| read_end(&text)) else {
         return;
     };

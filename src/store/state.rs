@@ -72,9 +72,19 @@ struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     durable: AtomicU64,
+    /// On disk, or refused by it and kept in memory until it is not.
+    settled: AtomicU64,
 }
 
 impl Shared {
+    /// Tells those who wait how far the state is settled.
+    fn settle(&self, version: u64, waiters: &mut BTreeMap<usize, Arc<Mailbox>>) {
+        self.settled.fetch_max(version, Ordering::AcqRel);
+        for waiter in std::mem::take(waiters).into_values() {
+            waiter.raise(DURABLE);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,6 +168,7 @@ impl State {
         let version = waiting.newest;
         if self.thread.is_none() {
             self.shared.durable.store(version, Ordering::Release);
+            self.shared.settled.store(version, Ordering::Release);
             drop(waiting);
             waiter.raise(DURABLE);
             return Ok(version);
@@ -173,7 +184,7 @@ impl State {
     /// gets [`DURABLE`] once it is durable, unless it is already.
     pub fn watch(&self, waiter: &Arc<Mailbox>) -> u64 {
         let mut waiting = self.shared.lock();
-        if waiting.newest > self.durable() {
+        if waiting.newest > self.settled() {
             waiting.add(waiter);
             self.shared.wake.notify_one();
         }
@@ -184,6 +195,13 @@ impl State {
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.shared.lock().newest
+    }
+
+    /// The highest version that is on disk, or was refused by it and is tried again; it can be
+    /// acknowledged, since without its subscriptions no receiver would empty a full disk.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.shared.settled.load(Ordering::Acquire)
     }
 
     /// The highest version that is on disk together with all before it.
@@ -218,22 +236,20 @@ fn run(mut writer: Writer, shared: &Shared) {
         match writer.write() {
             Ok(()) => {
                 if failing {
-                    tracing::info!("the small state is kept on disk again");
+                    tracing::info!("sessions are kept on disk again");
                 }
                 failing = false;
                 shared.durable.store(newest, Ordering::Release);
-                for waiter in std::mem::take(&mut waiters).into_values() {
-                    waiter.raise(DURABLE);
-                }
+                shared.settle(newest, &mut waiters);
             }
             Err(error) => {
                 if !failing {
-                    tracing::error!(%error, "the small state cannot be kept on disk; \
-                        not acknowledged until it can");
+                    tracing::error!(%error, "sessions cannot be kept on disk; \
+                        they are in memory only until they can");
                 }
                 failing = true;
-                // Those that have gone wait for nothing.
-                waiters.retain(|_, waiter| Arc::strong_count(waiter) > 1);
+                // Whoever comes for its messages is not turned away for that.
+                shared.settle(newest, &mut waiters);
             }
         }
         if stop {

@@ -308,6 +308,7 @@ impl Writer {
             self.last = (active.segment.id, last.seq);
             if syncs {
                 self.durable_seq = last.seq;
+                note_reached(log, self.last);
             }
         }
         Ok(())
@@ -433,6 +434,7 @@ impl Writer {
             return;
         }
         self.durable_seq = self.last.1;
+        note_reached(log, self.last);
         active.end += active.tail.len().next_multiple_of(PAGE_BYTES) as u64;
         active.tail.clear();
     }
@@ -488,6 +490,14 @@ pub(super) fn reserve_segments(options: &Options) -> usize {
 /// What the lists take for a frame of so many lanes, at the most.
 pub(super) fn list_bytes(lanes: usize) -> u64 {
     lanes as u64 * (ENTRY_BYTES_MAX + SUMMARY_BYTES as u64 / 8)
+}
+
+/// Has it noted that a segment was begun: one that vanishes is missed then.
+fn note_reached(log: &Log, (segment, seq): (u64, u64)) {
+    let mut reached = lock(&log.reached);
+    if segment > reached.0 {
+        *reached = (segment, seq);
+    }
 }
 
 pub(super) fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
