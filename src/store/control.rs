@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::clock::Saved;
+use super::frame::COUNT_END;
 use crate::message::{Endpoint, Priority};
 
 /// Acknowledged seqs above a floor that a note lists; beyond it they are delivered again.
@@ -68,7 +69,12 @@ impl Control {
     /// Reads a frame's payload. Fields that a later version adds are skipped.
     #[must_use]
     pub fn read(payload: &[u8]) -> Option<Self> {
-        serde_json::from_slice(payload).ok()
+        let mut control: Self = serde_json::from_slice(payload).ok()?;
+        let is_seq = |seq: &u64| *seq < COUNT_END;
+        control
+            .cursors
+            .retain(|cursor| is_seq(&cursor.floor) && cursor.acked.iter().all(is_seq));
+        Some(control)
     }
 }
 
@@ -128,5 +134,14 @@ mod tests {
         assert_eq!(later.cursors.len(), 1);
         assert_eq!(of_lane(lane_number(0x0ABC_DEF1, 10)), (0x0ABC_DEF1, 10));
         assert_eq!(Control::read(b"{"), None);
+    }
+
+    #[test]
+    fn a_cursor_that_no_count_reaches_is_none() {
+        let text = b"{\"c\":[{\"l\":4294967295,\"f\":18446744073709551615},{\"l\":1,\"f\":2}]}";
+        let control = Control::read(text).unwrap();
+        assert_eq!(control.cursors.len(), 1);
+        let text = b"{\"c\":[{\"l\":1,\"f\":2,\"a\":[3,18446744073709551615]}]}";
+        assert_eq!(Control::read(text), Some(Control::default()));
     }
 }

@@ -25,6 +25,8 @@ pub const HEADER_BYTES_MAX: usize = HEADER_BYTES + LANES_MAX * LANE_BYTES;
 pub const ALIGN: usize = 8;
 /// Lanes that one frame lists; a wider fan-out takes several frames.
 pub const LANES_MAX: usize = 4096;
+/// No seq and no segment's id ever comes here; what claims to is none, whatever its checksum.
+pub const COUNT_END: u64 = 1 << 62;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +197,7 @@ impl Header {
         }
         let header = Self::fields(fixed).ok_or(NoFrame::Bad)?;
         let lanes = header.lanes;
-        if usize::from(lanes) > LANES_MAX {
+        if usize::from(lanes) > LANES_MAX || header.seq >= COUNT_END {
             return Err(NoFrame::Bad);
         }
         let crc = header_crc(bytes, lanes, salt).ok_or(NoFrame::Short)?;
@@ -363,6 +365,16 @@ mod tests {
             if bit / 8 >= header.body_at() {
                 assert_eq!(Header::read(&frame, SALT), Ok(header), "bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn a_seq_that_no_count_reaches_is_none() {
+        for (seq, good) in [(COUNT_END - 1, true), (COUNT_END, false), (u64::MAX, false)] {
+            let mut frame = sample();
+            frame[8..16].copy_from_slice(&seq.to_le_bytes());
+            seal(&mut frame, SALT, 40);
+            assert_eq!(Header::read(&frame, SALT).is_ok(), good, "{seq}");
         }
     }
 

@@ -51,6 +51,24 @@ impl Summary {
         out.extend_from_slice(&[0; 4]);
     }
 
+    /// Whether a list, whose frames lie before `data_end`, is the one that was summed up.
+    #[must_use]
+    pub fn agrees(&self, list: &[u8], data_end: u64) -> bool {
+        let mut entries = Position::default().entries_of(list);
+        let Some(first) = entries.next() else {
+            return self.messages == 0;
+        };
+        let (mut last, mut messages, mut bytes) = (first, 1, first.bytes);
+        for entry in entries {
+            messages += 1;
+            bytes = entry.bytes.saturating_add(bytes);
+            last = entry;
+        }
+        (first.seq, last.seq) == (self.first_seq, self.last_seq)
+            && (messages, bytes) == (self.messages, self.bytes)
+            && last.offset < data_end
+    }
+
     /// Reads one summary.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
@@ -248,6 +266,33 @@ mod tests {
         summary.encode(&mut bytes);
         assert_eq!(bytes.len(), SUMMARY_BYTES);
         assert_eq!(Summary::read(&bytes), Some(summary));
+        assert!(summary.agrees(builder.list(), entry.offset + 1));
+        assert!(
+            !summary.agrees(builder.list(), entry.offset),
+            "a frame lies behind the end"
+        );
+        let shorter = &builder.list()[..builder.list().len() - 1];
+        assert!(!summary.agrees(shorter, u64::MAX) && !summary.agrees(&[], u64::MAX));
+        for other in [
+            Summary {
+                messages: 998,
+                ..summary
+            },
+            Summary {
+                bytes: 0,
+                ..summary
+            },
+            Summary {
+                first_seq: 1,
+                ..summary
+            },
+            Summary {
+                last_seq: u64::MAX,
+                ..summary
+            },
+        ] {
+            assert!(!other.agrees(builder.list(), u64::MAX));
+        }
         builder.push(
             Entry {
                 seq: 5000,

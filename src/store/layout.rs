@@ -14,7 +14,7 @@
 //! its last page too, until it is sealed.
 
 use super::disk::PAGE_BYTES;
-use super::frame::{read_u16, read_u32, read_u64};
+use super::frame::{COUNT_END, read_u16, read_u32, read_u64};
 use super::index::{SUMMARY_BYTES, Summary};
 
 /// The folder of data segments.
@@ -52,7 +52,8 @@ pub fn free_path(id: u64) -> String {
 #[must_use]
 pub fn segment_id(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
-    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
+    let id = u64::from_str_radix(digits, 16).ok()?;
+    (digits.len() == 16 && id < COUNT_END).then_some(id)
 }
 
 /// The content of `FORMAT`: version, the store's id, checksum.
@@ -88,7 +89,7 @@ pub fn read_end(text: &str) -> Option<(u64, u64)> {
     let mut words = text.split_whitespace();
     let segment = u64::from_str_radix(words.next()?, 16).ok()?;
     let seq = words.next()?.parse().ok()?;
-    (end_text((segment, seq)) == text).then_some((segment, seq))
+    (end_text((segment, seq)) == text && seq < COUNT_END).then_some((segment, seq))
 }
 
 /// Seeds the frame checksums of one use of a segment file, so that what an earlier use left in it
@@ -163,6 +164,9 @@ impl SegmentHeader {
             return HeaderPage::None;
         }
         let field = |place: usize| read_u64(page, 16 + 8 * place).unwrap_or_default();
+        if field(2).max(field(4)) >= COUNT_END {
+            return HeaderPage::None;
+        }
         HeaderPage::Good(Self {
             store_id: field(0),
             id: field(1),
@@ -232,7 +236,8 @@ impl Footer {
             summaries: field(5)?,
             summaries_crc: field(6)?,
         };
-        known.then_some(footer)
+        let fits = footer.last_seq < COUNT_END && footer.data_end <= footer.summaries_at;
+        (known && fits).then_some(footer)
     }
 
     /// Bytes of all summaries.
@@ -247,7 +252,18 @@ impl Footer {
         if u64::from(crc32c::crc32c(bytes)) != self.summaries_crc {
             return None;
         }
-        bytes.chunks(SUMMARY_BYTES).map(Summary::read).collect()
+        let read = bytes.chunks(SUMMARY_BYTES).map(Summary::read);
+        let summaries = read.collect::<Option<Vec<_>>>()?;
+        let fits = |one: &Summary| {
+            let list_end = one.list_at.checked_add(u64::from(one.list_bytes));
+            one.first_seq <= one.last_seq
+                && one.last_seq <= self.last_seq
+                && one.bytes < COUNT_END
+                && list_end
+                    .is_some_and(|end| self.data_end <= one.list_at && end <= self.summaries_at)
+        };
+        let is_sorted = summaries.is_sorted_by(|a, b| a.lane < b.lane);
+        (is_sorted && summaries.iter().all(fits)).then_some(summaries)
     }
 }
 
@@ -299,6 +315,7 @@ fn is_sound(page: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::index::ListBuilder;
 
     #[test]
     fn pages_read_as_written_and_not_when_damaged() {
@@ -337,6 +354,55 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_contradict_themselves_are_none_whatever_their_checksums() {
+        for (base_seq, previous_last_seq) in [(u64::MAX, 1), (1, COUNT_END)] {
+            let header = SegmentHeader {
+                base_seq,
+                previous_last_seq,
+                ..SegmentHeader::default()
+            };
+            assert_eq!(SegmentHeader::read(&header.encode()), HeaderPage::None);
+        }
+        let footer = Footer {
+            last_seq: 9,
+            data_end: 8192,
+            summaries_at: 8300,
+            ..Footer::default()
+        };
+        let wrong = [(COUNT_END, 8192), (9, 9000)];
+        for (last_seq, data_end) in wrong {
+            let footer = Footer {
+                last_seq,
+                data_end,
+                ..footer
+            };
+            assert_eq!(Footer::read(&footer.encode(), 0), None);
+        }
+        let mut one = ListBuilder::new(5).sealed(8200);
+        (one.first_seq, one.last_seq, one.list_bytes) = (2, 9, 100);
+        let sums = |change: &dyn Fn(&mut Summary)| {
+            let (mut bytes, mut changed) = (Vec::new(), one);
+            one.encode(&mut bytes);
+            change(&mut changed);
+            changed.encode(&mut bytes);
+            let summaries_crc = u64::from(crc32c::crc32c(&bytes));
+            let footer = Footer {
+                summaries_crc,
+                ..footer
+            };
+            footer.summaries(&bytes).map(|all| all.len())
+        };
+        assert_eq!(sums(&|one| one.lane = 6), Some(2));
+        assert_eq!(sums(&|_| {}), None, "a lane twice");
+        assert_eq!(sums(&|one| (one.lane, one.first_seq) = (6, 10)), None);
+        assert_eq!(sums(&|one| (one.lane, one.last_seq) = (6, 10)), None);
+        assert_eq!(sums(&|one| (one.lane, one.list_at) = (6, 8000)), None);
+        assert_eq!(sums(&|one| (one.lane, one.list_at) = (6, u64::MAX)), None);
+        assert_eq!(sums(&|one| (one.lane, one.list_bytes) = (6, 101)), None);
+        assert_eq!(sums(&|one| (one.lane, one.bytes) = (6, u64::MAX)), None);
+    }
+
+    #[test]
     fn a_newer_format_is_recognised() {
         let mut page = SegmentHeader::default().encode();
         page[8] = 2;
@@ -350,6 +416,9 @@ mod tests {
         for name in ["a17.seg", "0000000000000a17.idx", "x000000000000a17.seg"] {
             assert_eq!(segment_id(name), None, "{name}");
         }
+        assert_eq!(segment_id("ffffffffffffffff.seg"), None);
+        assert_eq!(read_end(&end_text((1, 9))), Some((1, 9)));
+        assert_eq!(read_end(&end_text((1, u64::MAX))), None);
         let salts: std::collections::HashSet<_> = (0..10_000).map(|id| salt(77, id)).collect();
         assert_eq!(salts.len(), 10_000);
         assert_eq!(read_format(&format_text(5)), Some((1, 5)));

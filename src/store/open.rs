@@ -133,8 +133,6 @@ impl Store {
         };
         let mut state = queue.lock();
         for (priority, found) in found.lanes {
-            state.messages += found.messages;
-            state.bytes += found.bytes;
             let Some(lane) = state.lanes.get_mut(priority) else {
                 continue;
             };
@@ -147,6 +145,8 @@ impl Store {
                     bytes: found.bytes,
                 });
             }
+            state.messages += found.messages;
+            state.bytes += found.bytes;
         }
         drop(state);
         self.note_orphans();

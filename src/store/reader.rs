@@ -4,6 +4,7 @@
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::disk::DiskFile;
 use super::frame::{HEADER_BYTES_MAX, Header, Kind};
@@ -199,13 +200,16 @@ impl Place {
             let count = 1 + joined.count();
             let (run, after) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             rest = after;
-            let bytes = read_twice(&*self.file, first.offset, (end - first.offset) as usize);
+            let data_end = self.segment.data_end.load(Ordering::Acquire);
+            let length = end.min(data_end).saturating_sub(first.offset) as usize;
+            let bytes = read_twice(&*self.file, first.offset, length);
             for entry in run {
                 let at = (entry.offset - first.offset) as usize;
                 let frame = bytes.get(at..).unwrap_or_default();
                 let mut found = decode(frame, entry, (lane, salt), decoder, received_ms);
                 if found.is_none() {
-                    let length = frame_bytes(&*self.file, entry, salt);
+                    let left = data_end.saturating_sub(entry.offset) as usize;
+                    let length = frame_bytes(&*self.file, entry, salt).min(left);
                     let again = read_twice(&*self.file, entry.offset, length);
                     found = decode(&again, entry, (lane, salt), decoder, received_ms);
                     if found.is_none() {

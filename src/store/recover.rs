@@ -388,7 +388,7 @@ fn footer(one: &Known) -> Option<(Footer, Vec<Summary>)> {
     one.file.read_at(&mut page, at).ok()?;
     let footer = Footer::read(&page, one.id)?;
     let length = footer.summaries_bytes();
-    if length as u64 > one.size {
+    if at.checked_sub(footer.summaries_at) < Some(length as u64) {
         return None;
     }
     let mut bytes = vec![0; length];

@@ -149,7 +149,9 @@ impl Segment {
         let mut list = vec![0; summary.list_bytes as usize];
         let file = disk.open(&segment_path(self.id))?;
         let read = file.read_at(&mut list, summary.list_at)?;
-        if read < list.len() || crc32c::crc32c(&list) != summary.list_crc {
+        let is_sound = crc32c::crc32c(&list) == summary.list_crc
+            && (from > 0 || summary.agrees(&list, self.data_end.load(Ordering::Acquire)));
+        if read < list.len() || !is_sound {
             let what = format!("the list of a lane in segment {:016x} is damaged", self.id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }

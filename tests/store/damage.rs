@@ -103,7 +103,7 @@ type Model = BTreeMap<LaneKey, BTreeMap<u64, Known>>;
 /// A complete store.
 #[derive(Debug, Clone)]
 pub struct Built {
-    state: SimState,
+    pub state: SimState,
     /// Names and sizes.
     pub files: Vec<(String, u64)>,
     pub frames: Vec<Frame>,
