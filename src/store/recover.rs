@@ -185,7 +185,7 @@ fn format(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Option<u64>>
     };
     match read_format(&read_text(&*file)?) {
         Some((FORMAT_VERSION, id)) => Ok(Some(id)),
-        Some((version, _)) => Err(newer(version)),
+        Some((version, _)) => Err(newer(FORMAT, version.into())),
         None => {
             recovered
                 .remarks
@@ -195,9 +195,10 @@ fn format(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Option<u64>>
     }
 }
 
-fn newer(version: u16) -> io::Error {
+/// The refusal of a store of which this file has a newer format.
+pub(super) fn newer(path: &str, version: u32) -> io::Error {
     let what = format!(
-        "the store was written by a newer version (format {version}); \
+        "{path}: the store was written by a newer version (format {version}); \
          run that version, or move the store away"
     );
     io::Error::new(io::ErrorKind::Unsupported, what)
@@ -229,7 +230,7 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
             _ => HeaderPage::None,
         };
         let header = match header {
-            HeaderPage::Newer(version) => return Err(newer(version)),
+            HeaderPage::Newer(version) => return Err(newer(&segment_path(id), version.into())),
             HeaderPage::Good(header) if header.id == id => {
                 // Headers are checked, so they are right where `FORMAT` is not.
                 recovered.store_id.get_or_insert(header.store_id);

@@ -106,6 +106,15 @@ pub fn read_page(bytes: &[u8], store_id: u64, generation: u64) -> Result<u64, &'
     read_u64(page, 32).ok_or("the header is cut off")
 }
 
+/// The version of a sound header page at the beginning of `bytes` that a newer hub has written.
+#[must_use]
+pub fn newer_version(bytes: &[u8]) -> Option<u32> {
+    let page = bytes.get(..CHECKSUM_AT)?;
+    let is_sound = read_u32(bytes, CHECKSUM_AT) == Some(crc32c::crc32c(page));
+    let version = read_u32(page, 8).filter(|version| *version > VERSION)?;
+    (is_sound && page.starts_with(MAGIC)).then_some(version)
+}
+
 /// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry<'a> {

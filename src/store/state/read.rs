@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::format::{self, Chain, Entry};
 use crate::store::disk::{Disk, DiskFile, PAGE_BYTES};
 use crate::store::frame::{ALIGN, HEADER_BYTES, Header, Kind, SYNC_WORD, read_u16, read_u32};
+use crate::store::recover::newer;
 
 /// Bytes that one read asks for.
 const READ_BYTES: usize = 64 * PAGE_BYTES;
@@ -52,7 +53,8 @@ pub(super) struct Tail {
 /// Reads the newest state and changes nothing.
 ///
 /// # Errors
-/// The folder or a file cannot be opened. Damaged and unreadable content is no error.
+/// The folder or a file cannot be opened, or a newer version wrote it. Damaged and unreadable
+/// content is no error.
 pub fn load(disk: &dyn Disk, store_id: u64) -> io::Result<Loaded> {
     let names = disk.list(format::DIR)?;
     let mut generations: Vec<_> = names
@@ -72,6 +74,9 @@ fn load_newest(disk: &dyn Disk, store_id: u64, generations: &[u64]) -> io::Resul
     let path = format::path_of(generation);
     let file = disk.open(&path)?;
     let (bytes, mut damage) = read_all(&*file, &path)?;
+    if let Some(version) = format::newer_version(&bytes) {
+        return Err(newer(&path, version));
+    }
     let page = format::read_page(&bytes, store_id, generation);
     let salt = format::salt_of(store_id, generation);
     let frames = frames(&bytes, salt);

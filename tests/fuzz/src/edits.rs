@@ -257,7 +257,7 @@ impl<'a> Files<'a> {
             Edit::Closed { segment, seq } => {
                 let text = format!("{segment:016x} {seq}");
                 let crc = crc32c::crc32c(text.as_bytes());
-                self.set("CLOSED", format!("{text} {crc:08x}\n").into_bytes());
+                self.set("END", format!("{text} {crc:08x}\n").into_bytes());
             }
             _ => self.apply_checked(edit)?,
         }
