@@ -313,9 +313,12 @@ impl Store {
             return 0;
         };
         let mut state = queue.lock();
+        let before = state.bytes;
         let messages = state.purge(&self.cache);
+        let freed = before - state.bytes;
         self.note_cursor(&queue, &mut state);
         drop(state);
+        self.free(&queue, freed);
         let loss = Loss::unread(LossReason::Purged, (0, 0), messages);
         self.lose(&queue, vec![loss]);
         messages

@@ -162,6 +162,17 @@ impl State {
             lane.gap = None;
             lane.epoch += 1;
             lane.is_dirty = true;
+            // What is in flight may be put back, and is then read without these.
+            let mut first = lane.oldest();
+            for flight in &lane.in_flight {
+                if first < flight.seq {
+                    lane.dropped.push((first, flight.seq - 1));
+                }
+                first = flight.seq + 1;
+            }
+            if !lane.in_flight.is_empty() && first <= lane.last_seq {
+                lane.dropped.push((first, lane.last_seq));
+            }
             let oldest = lane.oldest();
             lane.prune(oldest);
         }
