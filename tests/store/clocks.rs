@@ -189,3 +189,20 @@ fn the_time_switched_off_does_not_count_where_it_is_not_known() {
         device.expires_in(TTL_MS - 20 * S);
     }
 }
+
+#[test]
+fn a_clock_that_is_wrong_after_a_restart_expires_nothing_early_and_in_time_once_it_is_right() {
+    for wrong in [-(HOUR as i64), 10 * YEAR as i64] {
+        let mut device = Device::new(5 * S, WALL_MS);
+        device.pass(5 * S, false);
+        device.send();
+        device.pass(10 * S, false);
+        let right_ms = device.wall_ms + 5 * S;
+        let mut device = device.restart(true, (S, right_ms.wrapping_add_signed(wrong)));
+        device.rig.fetch(1, 0, &mut Vec::new());
+        device.pass(10 * S, false);
+        assert_eq!(device.rig.waiting(), 2, "{wrong}");
+        device.set(right_ms + 10 * S);
+        device.expires_in(TTL_MS - 25 * S);
+    }
+}
