@@ -98,6 +98,7 @@ impl Keeper {
 
     /// Reads one window for each queue that asked; true if one asks for more.
     fn refill(&mut self, store: &Store, log: &Log, now_ms: u64) -> bool {
+        let kept = log.kept();
         let queues = std::mem::take(&mut *lock(&log.wanted));
         let mut again = Vec::new();
         let mut more = false;
@@ -105,10 +106,12 @@ impl Keeper {
             self.readers.clear();
         }
         for queue in queues {
-            let Some((index, request)) = queue.lock().wanted(log.kept()) else {
-                queue.lock().is_wanted = false;
+            let mut state = queue.lock();
+            let Some((index, request)) = state.wanted(log.kept()) else {
+                state.is_wanted = false;
                 continue;
             };
+            drop(state);
             let lane = lane_number(queue.number, index);
             let reader = self
                 .readers
@@ -147,8 +150,10 @@ impl Keeper {
                 again.push(queue);
             }
         }
+        let waits = !again.is_empty();
         lock(&log.wanted).append(&mut again);
-        more
+        // What the writer finished meanwhile it did not call for: nobody was on the list.
+        more || (waits && log.kept() > kept)
     }
 
     /// Turns segments whose end is noted into spares, or removes them.
@@ -299,7 +304,9 @@ impl Keeper {
             tracing::warn!(why, "the store is nearly full");
         }
         if made {
-            log.wake_writer(log.front());
+            let mut front = log.front();
+            front.supplied = true;
+            log.wake_writer(front);
         }
     }
 

@@ -76,6 +76,8 @@ pub(super) struct Front {
     pub note: bool,
     /// Endpoints with numbers that no note has yet.
     pub endpoints: Vec<(u32, String)>,
+    /// There are spares that the writer has not counted as room.
+    pub supplied: bool,
     pub stop: bool,
     pub writer_sleeps: bool,
 }

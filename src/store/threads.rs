@@ -67,9 +67,15 @@ fn write(store: &Store, now_ms: &NowMs) {
                 writer.may_sync_ms(log),
             )
         };
-        let front = log.front();
+        let mut front = log.front();
         if front.stop {
             return;
+        }
+        if std::mem::take(&mut front.supplied) {
+            blocked_until = 0;
+            drop(front);
+            lock(&log.writer).tell_room(log);
+            continue;
         }
         let now = now_ms();
         let has_work = !front.batch.is_empty() || front.note || !front.freed.is_empty();
