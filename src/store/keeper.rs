@@ -16,7 +16,7 @@ use super::log::{Log, Options, Spare, Suspect, SyncPolicy};
 use super::queue::Queue;
 use super::reader::Reader;
 use super::segment::Segment;
-use super::writer::{reserve_segments, sync_file};
+use super::writer::sync_file;
 use crate::mailbox::DELIVERY;
 
 /// Spares that are kept ready beside the reserve.
@@ -207,24 +207,23 @@ impl Keeper {
     /// Gives spares back where `max_bytes` was lowered.
     fn shrink(&mut self, log: &Log, options: &Options) {
         while log.file_bytes.load(Ordering::Relaxed) > options.max_bytes {
-            let reserve = reserve_segments(options);
-            let path = match self.pool.pop() {
+            let reserve = options.reserve_segments();
+            let (path, size) = match self.pool.pop() {
                 Some((id, size)) => (free_path(id), size),
-                None => {
-                    let mut spares = lock(&log.spares);
-                    if spares.len() <= reserve {
-                        return;
-                    }
-                    let Some(spare) = spares.pop_back_if(|spare| spare.old == 0) else {
-                        return;
-                    };
-                    (segment_path(spare.id), spare.size)
-                }
+                None if lock(&log.spares).len() <= reserve => return,
+                None => match log.last_spare() {
+                    Some(spare) => (segment_path(spare.id), spare.size),
+                    None => return,
+                },
             };
-            if log.disk.remove(&path.0).is_err() {
+            if log.disk.remove(&path).is_err() {
                 return;
             }
-            log.file_bytes.fetch_sub(path.1, Ordering::Relaxed);
+            log.file_bytes.fetch_sub(size, Ordering::Relaxed);
+            // There is less room than the writer has told.
+            let mut front = log.front();
+            front.supplied = true;
+            log.wake_writer(front);
         }
     }
 
@@ -271,7 +270,7 @@ impl Keeper {
     /// Has spare segments ready, from the pool or new.
     fn supply(&mut self, log: &Log) {
         let options = log.options();
-        let wanted = SPARES + reserve_segments(&options);
+        let wanted = SPARES + options.reserve_segments();
         let used = log.file_bytes.load(Ordering::Relaxed);
         let left = options.max_bytes.saturating_sub(used);
         let free = log.disk.free_bytes().unwrap_or(0);
@@ -294,7 +293,7 @@ impl Keeper {
                 }
             }
         }
-        let is_full = lock(&log.spares).len() <= reserve_segments(&options);
+        let is_full = lock(&log.spares).len() <= options.reserve_segments();
         let was_full = log.is_full.swap(is_full, Ordering::Relaxed);
         if is_full && !was_full {
             let why = failed.map_or_else(

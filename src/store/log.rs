@@ -57,6 +57,17 @@ pub struct Options {
     pub drop_oldest: bool,
 }
 
+impl Options {
+    /// Spares that only notes and repacking may take, so that a full store can still acknowledge.
+    pub(super) fn reserve_segments(&self) -> usize {
+        if self.max_bytes >= 8 * self.segment_bytes {
+            2
+        } else {
+            1
+        }
+    }
+}
+
 /// What appends and the writer share.
 #[derive(Debug, Default)]
 pub(super) struct Front {
@@ -219,6 +230,26 @@ impl Log {
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<Arc<Segment>> {
         self.catalog().values().cloned().collect()
+    }
+
+    /// The last spare, unless it alone tells of a segment that was given up.
+    pub fn last_spare(&self) -> Option<Spare> {
+        let mut spares = lock(&self.spares);
+        spares.back().filter(|spare| spare.old == 0)?;
+        spares.pop_back()
+    }
+
+    /// The first write to a segment failed: it is not used.
+    pub fn doubt(&self, id: u64, old: u64) {
+        lock(&self.suspect).push(Suspect { id, old });
+    }
+
+    /// Has it noted that a segment was begun: one that vanishes is missed then.
+    pub fn reached(&self, (segment, seq): (u64, u64)) {
+        let mut reached = lock(&self.reached);
+        if segment > reached.0 {
+            *reached = (segment, seq);
+        }
     }
 
     /// A segment's file has gone, and with it what it held.

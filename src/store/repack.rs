@@ -14,7 +14,6 @@ use super::index::{self, Entry, ListsByLane, Summary};
 use super::keeper::{Keeper, Queues, by_number, pinned};
 use super::lane::Lane;
 use super::layout::{SEGMENTS, SegmentHeader, salt, segment_path};
-use super::lock;
 use super::log::{Log, Spare};
 use super::record::message_bytes;
 use super::scan::{Found, Scanner};
@@ -34,7 +33,7 @@ impl Keeper {
             return false;
         };
         // The last spare: the others are about to be written.
-        let Some(spare) = lock(&log.spares).pop_back_if(|spare| spare.old == 0) else {
+        let Some(spare) = log.last_spare() else {
             return false;
         };
         let (spare_id, spare_size) = (spare.id, spare.size);

@@ -16,7 +16,7 @@ use super::frame;
 use super::index::{ENTRY_BYTES_MAX, Entry, ListsByLane, SUMMARY_BYTES};
 use super::layout::{SegmentHeader, salt};
 use super::lock;
-use super::log::{Log, Options, Suspect, SyncPolicy};
+use super::log::{Log, SyncPolicy};
 use super::segment::Segment;
 use crate::mailbox::SPACE;
 
@@ -308,7 +308,7 @@ impl Writer {
             self.last = (active.segment.id, last.seq);
             if syncs {
                 self.durable_seq = last.seq;
-                note_reached(log, self.last);
+                log.reached(self.last);
             }
         }
         Ok(())
@@ -345,8 +345,7 @@ impl Writer {
         bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
         let written = spare.file.write_at(&[IoSlice::new(&bytes)], 0);
         if let Err(error) = written {
-            let (id, old) = (spare.id, spare.old);
-            lock(&log.suspect).push(Suspect { id, old });
+            log.doubt(spare.id, spare.old);
             return Err(error);
         }
         log.counters
@@ -403,8 +402,7 @@ impl Writer {
             active.segment.close();
             if active.frames <= 1 {
                 log.catalog().remove(&active.segment.id);
-                let (id, old) = (active.segment.id, active.old);
-                lock(&log.suspect).push(Suspect { id, old });
+                log.doubt(active.segment.id, active.old);
             }
             tracing::error!(%error, segment = active.segment.id, "the store could not be written");
         }
@@ -434,7 +432,7 @@ impl Writer {
             return;
         }
         self.durable_seq = self.last.1;
-        note_reached(log, self.last);
+        log.reached(self.last);
         active.end += active.tail.len().next_multiple_of(PAGE_BYTES) as u64;
         active.tail.clear();
     }
@@ -448,7 +446,7 @@ impl Writer {
         let reserve = if is_roomy {
             0
         } else {
-            reserve_segments(&options)
+            options.reserve_segments()
         };
         let spares: u64 = {
             let spares = lock(&log.spares);
@@ -478,26 +476,9 @@ fn usable_bytes(size: u64) -> u64 {
     size.saturating_sub(8 * PAGE_BYTES as u64)
 }
 
-/// Spares that only notes and repacking may take, so that a full store can still acknowledge.
-pub(super) fn reserve_segments(options: &Options) -> usize {
-    if options.max_bytes >= 8 * options.segment_bytes {
-        2
-    } else {
-        1
-    }
-}
-
 /// What the lists take for a frame of so many lanes, at the most.
 pub(super) fn list_bytes(lanes: usize) -> u64 {
     lanes as u64 * (ENTRY_BYTES_MAX + SUMMARY_BYTES as u64 / 8)
-}
-
-/// Has it noted that a segment was begun: one that vanishes is missed then.
-fn note_reached(log: &Log, (segment, seq): (u64, u64)) {
-    let mut reached = lock(&log.reached);
-    if segment > reached.0 {
-        *reached = (segment, seq);
-    }
 }
 
 pub(super) fn sync_file(log: &Log, file: &dyn DiskFile) -> io::Result<()> {
