@@ -67,9 +67,17 @@ impl Scene {
             endpoint_max_messages: 100_000,
             drop_oldest: false,
         };
-        let (store, opened) =
-            Store::open(disk, OPTIONS, bounds, 77, (1000, unix_now() * 1000)).unwrap();
+        let (store, opened) = Store::open(
+            Arc::clone(&disk),
+            OPTIONS,
+            bounds,
+            77,
+            (1000, unix_now() * 1000),
+        )
+        .unwrap();
         assert!(opened.lost.is_empty(), "{:?}", opened.lost);
+        // As the hub does it: the small state belongs to a store.
+        Journal::open(disk, store.id().unwrap(), true).unwrap();
         store
     }
 

@@ -296,11 +296,18 @@ impl Keeper {
         let is_full = lock(&log.spares).len() <= options.reserve_segments();
         let was_full = log.is_full.swap(is_full, Ordering::Relaxed);
         if is_full && !was_full {
-            let why = failed.map_or_else(
-                || "max_bytes or min_free_bytes is reached".to_owned(),
-                |error| error.to_string(),
+            let (max_bytes, min_free_bytes) = (options.max_bytes, options.min_free_bytes);
+            let error = failed.map(|error| error.to_string());
+            tracing::warn!(
+                used_bytes = used,
+                max_bytes,
+                free_bytes = free,
+                min_free_bytes,
+                error,
+                "the store is full: no new segment"
             );
-            tracing::warn!(why, "the store is nearly full");
+        } else if was_full && !is_full {
+            tracing::info!("the store has room again");
         }
         if made {
             let mut front = log.front();

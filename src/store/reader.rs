@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::disk::DiskFile;
 use super::frame::{HEADER_BYTES_MAX, Header, Kind};
-use super::index::{Entry, Position};
+use super::index::{Entry, Position, Summary};
 use super::lane::{Read, Request};
 use super::layout::{salt, segment_path};
 use super::log::Log;
@@ -227,9 +227,26 @@ impl Place {
 /// The bytes of a lane's list from `from` on; made anew from the frames where it is damaged.
 fn list_of(log: &Log, segment: &Segment, lane: u32, from: usize) -> io::Result<Vec<u8>> {
     let disk = (&*log.disk, log.store_id);
-    segment.list_or_rebuild(disk, lane, from, |error| {
+    let before = segment.summary(lane);
+    let list = segment.list_or_rebuild(disk, lane, from, |error| {
         tracing::warn!(%error, "made anew from its frames");
-    })
+    })?;
+    let (had, has) = (before, segment.summary(lane));
+    let messages = |part: Option<Summary>| part.map_or(0, |part| part.messages);
+    if let Some(part) = had.filter(|_| messages(has) < messages(had)) {
+        // They are counted when the rest of the queue was read; here it is known which they are.
+        let lost = messages(had) - messages(has);
+        let (first_seq, last_seq) = (part.first_seq, part.last_seq);
+        let file = segment_path(segment.id);
+        tracing::error!(
+            file,
+            lost,
+            first_seq,
+            last_seq,
+            "messages are damaged on disk"
+        );
+    }
+    Ok(list)
 }
 
 /// What can be read, at the second try if need be.

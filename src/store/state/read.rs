@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::format::{self, Chain, Entry};
 use crate::store::disk::{Disk, DiskFile, PAGE_BYTES};
 use crate::store::frame::{ALIGN, HEADER_BYTES, Header, Kind, SYNC_WORD, read_u16, read_u32};
+use crate::store::layout::END;
 use crate::store::recover::newer;
 
 /// Bytes that one read asks for.
@@ -63,6 +64,13 @@ pub fn load(disk: &dyn Disk, store_id: u64) -> io::Result<Loaded> {
         .collect();
     generations.sort_unstable_by(|a, b| b.cmp(a));
     generations.truncate(GENERATIONS_MAX);
+    if generations.is_empty() && disk.open(END).is_ok() {
+        let damage = format!("{}/ is empty: what was kept in it is lost", format::DIR);
+        return Ok(Loaded {
+            damage: vec![damage],
+            ..Loaded::default()
+        });
+    }
     load_newest(disk, store_id, &generations)
 }
 
