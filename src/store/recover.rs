@@ -444,8 +444,11 @@ fn missed_end(disk: &dyn Disk, recovered: &mut Recovered) {
     };
     let last_seq = recovered.last.1;
     if last_seq < seq {
-        let seqs = (last_seq + 1, seq);
-        recovered.damaged.push(Damaged::new(seqs, segment));
+        // One that was given up had nothing but notes left.
+        if !recovered.retired.contains(&segment) {
+            let seqs = (last_seq + 1, seq);
+            recovered.damaged.push(Damaged::new(seqs, segment));
+        }
         recovered.next_seq = recovered.next_seq.max(seq + 1);
     }
 }
