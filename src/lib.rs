@@ -8,7 +8,7 @@
 //!   [`manifest`]
 //! - durable: [`store`]
 //! - meeting place: [`hub`]
-//! - shells: [`server`], [`http`], [`client`]
+//! - shells: [`server`], [`upstream`], [`http`], [`client`]
 //! - around them: [`observe`], [`config`], [`files`], [`certs`], [`run`], [`quickstart`], [`cli`]
 //!
 //! A PUBLISH flows socket → session → identity → route → store → ack → deliver;
@@ -37,3 +37,4 @@ pub mod server;
 pub mod session;
 pub mod store;
 pub mod topic;
+pub mod upstream;

@@ -11,18 +11,18 @@
 mod close;
 mod output;
 mod sender;
+mod upward;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 pub use close::Close;
-pub use output::Output;
+pub use output::{Outgoing, Output};
 pub use sender::{InFlight, Sender};
+pub use upward::{Above, Lost, Upward, UpwardTiming};
 
 use crate::mqtt::{
-    self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish,
-    PublishParts, QoS, SubAckCode, Subscribe, Unsubscribe,
+    self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish, QoS,
+    SubAckCode, Subscribe, Unsubscribe,
 };
 
 /// What an answer counts: PUBACK is the longest of those that come in numbers.
@@ -58,17 +58,6 @@ pub enum Event<'a, T> {
     Delivered(T),
     /// The client took its leave; its will is void (MQTT 3.1.1 §3.14).
     Disconnect,
-}
-
-/// One PUBLISH to a client.
-#[derive(Debug)]
-pub struct Outgoing<'a> {
-    /// First part of the topic, which is the same for all messages of an input.
-    pub topic_prefix: &'a [u8],
-    /// The rest of the topic: the property bag.
-    pub topic_suffix: &'a [u8],
-    /// The body.
-    pub payload: &'a Bytes,
 }
 
 #[derive(Debug)]
@@ -340,21 +329,21 @@ impl<T> Session<T> {
     /// straight back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
         if qos == QoS::AtMostOnce {
-            self.write_publish(out, None, false);
+            self.output.publish(out, None, false);
             return Some(token);
         }
         if self.sender.is_empty() {
             self.acknowledged_ms = now_ms;
         }
         let packet_id = self.sender.send(token);
-        self.write_publish(out, Some(packet_id), false);
+        self.output.publish(out, Some(packet_id), false);
         None
     }
 
     /// Sends a message of the previous connection again, DUP set and under its old packet id
     /// (MQTT 3.1.1 §4.4).
     pub fn redeliver(&mut self, out: &Outgoing<'_>, in_flight: InFlight<T>) {
-        self.write_publish(out, Some(in_flight.packet_id), true);
+        self.output.publish(out, Some(in_flight.packet_id), true);
         self.sender.resume(in_flight);
     }
 
@@ -437,22 +426,6 @@ impl<T> Session<T> {
         let waits = !self.sender.is_empty() && self.held_back_ms.is_none();
         (waits && self.timing.ack_stall_ms > 0)
             .then(|| self.acknowledged_ms + self.timing.ack_stall_ms)
-    }
-
-    fn write_publish(&mut self, out: &Outgoing<'_>, packet_id: Option<PacketId>, dup: bool) {
-        let head = PublishParts {
-            dup,
-            qos: packet_id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce),
-            retain: false,
-            topic_prefix: out.topic_prefix,
-            topic_suffix: out.topic_suffix,
-            packet_id,
-            payload_len: out.payload.len(),
-        };
-        match mqtt::encode_publish_head(self.output.tail(), head) {
-            Ok(()) => self.output.payload(out.payload),
-            Err(error) => debug_assert!(false, "accepted messages are encodable: {error}"),
-        }
     }
 
     fn encode(&mut self, packet: &FromServer<'_>) {

@@ -5,9 +5,22 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::mqtt::{self, PacketId, PublishParts, QoS};
+
 /// Payloads from this size on are written by reference, smaller ones are copied: below it the
 /// copy costs less than another slice in the vectored write.
 const BY_REFERENCE_BYTES_MIN: usize = 4 * 1024;
+
+/// One PUBLISH.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// First part of the topic, which is the same for many messages.
+    pub topic_prefix: &'a [u8],
+    /// The rest of the topic: the property bag.
+    pub topic_suffix: &'a [u8],
+    /// The body.
+    pub payload: &'a Bytes,
+}
 
 /// A write queue: packets are encoded into one buffer, large payloads are chained in between.
 #[derive(Debug, Default)]
@@ -21,6 +34,23 @@ impl Output {
     /// The buffer that packets are encoded into.
     pub fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
+    }
+
+    /// Adds a PUBLISH, with QoS 1 where it has a packet id.
+    pub fn publish(&mut self, out: &Outgoing<'_>, packet_id: Option<PacketId>, dup: bool) {
+        let head = PublishParts {
+            dup,
+            qos: packet_id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce),
+            retain: false,
+            topic_prefix: out.topic_prefix,
+            topic_suffix: out.topic_suffix,
+            packet_id,
+            payload_len: out.payload.len(),
+        };
+        match mqtt::encode_publish_head(&mut self.tail, head) {
+            Ok(()) => self.payload(out.payload),
+            Err(error) => debug_assert!(false, "accepted messages are encodable: {error}"),
+        }
     }
 
     /// Adds a payload after the head that was just encoded.

@@ -55,6 +55,11 @@ impl<T> Sender<T> {
         packet_id
     }
 
+    /// A packet id that no message has, for a packet of another kind.
+    pub fn lend_id(&mut self) -> PacketId {
+        self.free_id()
+    }
+
     /// Takes a message of the previous connection over under its old packet id.
     pub fn resume(&mut self, in_flight: InFlight<T>) {
         self.in_flight.push_back(in_flight);

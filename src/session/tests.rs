@@ -4,6 +4,8 @@ mod model;
 
 use std::io::IoSlice;
 
+use bytes::Bytes;
+
 use bytes::BytesMut;
 
 use super::*;

@@ -1,0 +1,3 @@
+//! The way up: what is routed to `$upstream` leaves for the cloud.
+
+pub mod link;
