@@ -96,7 +96,6 @@ pub struct Session<T> {
     phase: Phase,
     keep_alive_ms: u64,
     received_ms: u64,
-    acknowledged_ms: u64,
     held_back_ms: Option<u64>,
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
@@ -121,7 +120,6 @@ impl<T> Session<T> {
             },
             keep_alive_ms: 0,
             received_ms: now_ms,
-            acknowledged_ms: now_ms,
             held_back_ms: None,
             sender: Sender::new(timing.window),
             pending: VecDeque::new(),
@@ -192,7 +190,7 @@ impl<T> Session<T> {
             }
             FromClient::Publish(publish) => Ok(Event::Publish(publish)),
             FromClient::PubAck(packet_id) => {
-                self.acknowledged_ms = now_ms;
+                self.sender.hear(now_ms);
                 Ok(self
                     .sender
                     .acknowledge(packet_id)
@@ -223,7 +221,7 @@ impl<T> Session<T> {
         self.phase = Phase::Active;
         self.keep_alive_ms = u64::from(keep_alive_seconds) * 1500;
         self.received_ms = now_ms;
-        self.acknowledged_ms = now_ms;
+        self.sender.hear(now_ms);
         self.encode(&FromServer::ConnAck(ConnAck {
             session_present,
             code: ConnectReturnCode::Accepted,
@@ -328,23 +326,14 @@ impl<T> Session<T> {
     /// Sends a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
     /// straight back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
-        if qos == QoS::AtMostOnce {
-            self.output.publish(out, None, false);
-            return Some(token);
-        }
-        if self.sender.is_empty() {
-            self.acknowledged_ms = now_ms;
-        }
-        let packet_id = self.sender.send(token);
-        self.output.publish(out, Some(packet_id), false);
-        None
+        let at = (now_ms, qos);
+        self.sender.deliver(&mut self.output, at, out, token)
     }
 
     /// Sends a message of the previous connection again, DUP set and under its old packet id
     /// (MQTT 3.1.1 §4.4).
     pub fn redeliver(&mut self, out: &Outgoing<'_>, in_flight: InFlight<T>) {
-        self.output.publish(out, Some(in_flight.packet_id), true);
-        self.sender.resume(in_flight);
+        self.sender.redeliver(&mut self.output, out, in_flight);
     }
 
     /// Goes on with the packet ids of the previous connection.
@@ -362,7 +351,7 @@ impl<T> Session<T> {
         if self.held_back_ms.take().is_some() {
             self.received_ms = now_ms;
             // Acknowledgements may have been waiting all the while; they are read only now.
-            self.acknowledged_ms = now_ms;
+            self.sender.hear(now_ms);
         }
     }
 
@@ -423,9 +412,8 @@ impl<T> Session<T> {
 
     /// A held-back client's acknowledgements are not read, so they are not missed either.
     fn ack_stall_at(&self) -> Option<u64> {
-        let waits = !self.sender.is_empty() && self.held_back_ms.is_none();
-        (waits && self.timing.ack_stall_ms > 0)
-            .then(|| self.acknowledged_ms + self.timing.ack_stall_ms)
+        let stalls_at = self.sender.stalls_at(self.timing.ack_stall_ms);
+        stalls_at.filter(|_| self.held_back_ms.is_none())
     }
 
     fn encode(&mut self, packet: &FromServer<'_>) {

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use crate::mqtt::PacketId;
+use super::{Outgoing, Output};
+use crate::mqtt::{PacketId, QoS};
 
 /// A QoS 1 message that was sent and not yet acknowledged.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct InFlight<T> {
     pub token: T,
 }
 
-/// The messages in flight to one client, oldest first.
+/// The messages in flight to one peer, oldest first.
 #[derive(Debug)]
 pub struct Sender<T> {
     window: usize,
@@ -22,6 +23,8 @@ pub struct Sender<T> {
     next_id: u16,
     /// How many ids from `next_id` on are known to be free.
     free_ids: u16,
+    /// The wait for an acknowledgement counts from here.
+    acknowledged_ms: u64,
 }
 
 impl<T> Sender<T> {
@@ -33,7 +36,53 @@ impl<T> Sender<T> {
             in_flight: VecDeque::new(),
             next_id: 1,
             free_ids: u16::MAX,
+            acknowledged_ms: 0,
         }
+    }
+
+    /// Writes a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
+    /// straight back.
+    pub fn deliver(
+        &mut self,
+        output: &mut Output,
+        (now_ms, qos): (u64, QoS),
+        out: &Outgoing<'_>,
+        token: T,
+    ) -> Option<T> {
+        if qos == QoS::AtMostOnce {
+            output.publish(out, None, false);
+            return Some(token);
+        }
+        if self.is_empty() {
+            self.acknowledged_ms = now_ms;
+        }
+        let packet_id = self.send(token);
+        output.publish(out, Some(packet_id), false);
+        None
+    }
+
+    /// Writes a message of the previous connection again, DUP set and under its old packet id
+    /// (MQTT 3.1.1 §4.4).
+    pub fn redeliver(&mut self, output: &mut Output, out: &Outgoing<'_>, in_flight: InFlight<T>) {
+        output.publish(out, Some(in_flight.packet_id), true);
+        self.resume(in_flight);
+    }
+
+    /// The peer acknowledges, or could not: its time begins anew.
+    pub fn hear(&mut self, now_ms: u64) {
+        self.acknowledged_ms = now_ms;
+    }
+
+    /// When the peer last acknowledged, or could not have.
+    #[must_use]
+    pub fn heard_ms(&self) -> u64 {
+        self.acknowledged_ms
+    }
+
+    /// When the peer will have acknowledged nothing for `stall_ms` (0: for ever) though it should.
+    #[must_use]
+    pub fn stalls_at(&self, stall_ms: u64) -> Option<u64> {
+        (!self.is_empty() && stall_ms > 0).then(|| self.acknowledged_ms + stall_ms)
     }
 
     /// How many more messages may be sent now.

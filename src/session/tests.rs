@@ -4,9 +4,7 @@ mod model;
 
 use std::io::IoSlice;
 
-use bytes::Bytes;
-
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::mqtt::SubscribeFilters;

@@ -88,7 +88,6 @@ pub struct Upward<T> {
     sent_ms: u64,
     /// PINGREQ is on its way since then.
     ping_ms: Option<u64>,
-    acknowledged_ms: u64,
 }
 
 impl<T> Upward<T> {
@@ -114,7 +113,6 @@ impl<T> Upward<T> {
             heard_ms: now_ms,
             sent_ms: now_ms,
             ping_ms: None,
-            acknowledged_ms: now_ms,
         })
     }
 
@@ -168,7 +166,7 @@ impl<T> Upward<T> {
                     return Err(Lost::Refused(answer.code));
                 }
                 self.phase = Phase::Active;
-                self.acknowledged_ms = now_ms;
+                self.sender.hear(now_ms);
                 Ok(Above::Accepted {
                     session_present: answer.session_present,
                 })
@@ -176,7 +174,7 @@ impl<T> Upward<T> {
             (Phase::AwaitConnAck { .. }, _) => Err(Lost::Unexpected("a packet before CONNACK")),
             (Phase::Active, FromServer::ConnAck(_)) => Err(Lost::Unexpected("a second CONNACK")),
             (Phase::Active, FromServer::PubAck(id)) => {
-                self.acknowledged_ms = now_ms;
+                self.sender.hear(now_ms);
                 // An id of a publication that was forgotten with the session before is no harm.
                 let token = self.sender.acknowledge(id);
                 Ok(token.map_or(Above::None, Above::Delivered))
@@ -203,23 +201,14 @@ impl<T> Upward<T> {
     /// Publishes; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
     /// straight back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
-        if qos == QoS::AtMostOnce {
-            self.output.publish(out, None, false);
-            return Some(token);
-        }
-        if self.sender.is_empty() {
-            self.acknowledged_ms = now_ms;
-        }
-        let packet_id = self.sender.send(token);
-        self.output.publish(out, Some(packet_id), false);
-        None
+        let at = (now_ms, qos);
+        self.sender.deliver(&mut self.output, at, out, token)
     }
 
     /// Publishes again what was in flight on the connection before, under its id
     /// (MQTT 3.1.1 §4.4).
     pub fn redeliver(&mut self, out: &Outgoing<'_>, in_flight: InFlight<T>) {
-        self.output.publish(out, Some(in_flight.packet_id), true);
-        self.sender.resume(in_flight);
+        self.sender.redeliver(&mut self.output, out, in_flight);
     }
 
     /// Goes on with the packet ids of the connection before.
@@ -253,7 +242,7 @@ impl<T> Upward<T> {
     pub fn is_degraded(&self, now_ms: u64) -> bool {
         let waits = |since: u64| now_ms.saturating_sub(since) >= self.timing.dead_peer_ms / 4;
         self.ping_ms.is_some_and(waits)
-            || (!self.sender.is_empty() && waits(self.acknowledged_ms.max(self.heard_ms)))
+            || (!self.sender.is_empty() && waits(self.sender.heard_ms().max(self.heard_ms)))
     }
 
     /// When [`Upward::handle_timeout`] is due; may be early, never late.
@@ -284,7 +273,7 @@ impl<T> Upward<T> {
             return Err(Lost::Silent(now_ms.saturating_sub(self.heard_ms)));
         }
         if self.ack_stall_at().is_some_and(|at| at <= now_ms) {
-            let waited = now_ms.saturating_sub(self.acknowledged_ms);
+            let waited = now_ms.saturating_sub(self.sender.heard_ms());
             return Err(Lost::AckStalled(waited));
         }
         if self.ping_at() <= now_ms {
@@ -320,8 +309,7 @@ impl<T> Upward<T> {
     }
 
     fn ack_stall_at(&self) -> Option<u64> {
-        let waits = !self.sender.is_empty() && self.timing.ack_stall_ms > 0;
-        waits.then(|| self.acknowledged_ms + self.timing.ack_stall_ms)
+        self.sender.stalls_at(self.timing.ack_stall_ms)
     }
 }
 
