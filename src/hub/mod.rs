@@ -190,9 +190,10 @@ impl Hub {
         self.connected.load(Ordering::Acquire)
     }
 
-    /// The highest version of kept subscriptions that is on disk.
+    /// The highest version of kept subscriptions that may be acknowledged: it is on disk, or the
+    /// disk refused it and it is tried again.
     #[must_use]
-    pub fn durable(&self) -> u64 {
+    pub fn settled(&self) -> u64 {
         self.journal.settled()
     }
 

@@ -18,8 +18,6 @@ pub const STORE_DIR: &str = "store";
 
 /// Opens the store, or makes it, and starts its threads.
 pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError> {
-    let now = clock.now();
-    let time = (now.ms, now.wall_ms);
     let dir = config.data_dir.join(STORE_DIR);
     let Some(options) = options(config) else {
         if dir.join(FORMAT).exists() {
@@ -27,7 +25,7 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
             tracing::warn!(%store, "store.sync is \"memory\": what waits in this store stays there");
         }
         return Ok(Durable {
-            store: Arc::new(Store::memory(bounds(config), time)),
+            store: Arc::new(Store::memory(bounds(config), time(clock))),
             journal: Journal::memory(),
             sessions: BTreeMap::new(),
             lost_messages: 0,
@@ -35,9 +33,7 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
     };
     let at = |error: std::io::Error| StartError::System(format!("{}: {error}", dir.display()));
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&dir).map_err(at)?);
-    let random = files::random().map(u64::from_le_bytes).map_err(at)?;
-    let (store, opened) =
-        Store::open(Arc::clone(&disk), options, bounds(config), random, time).map_err(at)?;
+    let (store, opened) = open_store(Arc::clone(&disk), config, options, clock).map_err(at)?;
     for remark in &opened.remarks {
         tracing::warn!(remark, "store");
     }
@@ -71,6 +67,22 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
         sessions,
         lost_messages: opened.lost_messages,
     })
+}
+
+fn open_store(
+    disk: Arc<dyn Disk>,
+    config: &Config,
+    options: Options,
+    clock: Clock,
+) -> std::io::Result<(Store, Opened)> {
+    let random = files::random().map(u64::from_le_bytes)?;
+    Store::open(disk, options, bounds(config), random, time(clock))
+}
+
+/// By the monotonic clock and by the system's.
+fn time(clock: Clock) -> (u64, u64) {
+    let now = clock.now();
+    (now.ms, now.wall_ms)
 }
 
 /// The store of a hub that does not run, for maintenance: without threads, and with the lock that
@@ -107,13 +119,9 @@ impl Stopped {
         })?;
         let dir = data.join(STORE_DIR);
         let at = |error: std::io::Error| system(format!("{}: {error}", dir.display()));
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::existing(&dir));
-        let random = files::random().map(u64::from_le_bytes).map_err(at)?;
+        let disk = Arc::new(RealDisk::existing(&dir));
         let clock = Clock::start();
-        let now = clock.now();
-        let time = (now.ms, now.wall_ms);
-        let (store, opened) =
-            Store::open(disk, options, bounds(config), random, time).map_err(at)?;
+        let (store, opened) = open_store(disk, config, options, clock).map_err(at)?;
         Ok(Self {
             store,
             opened,

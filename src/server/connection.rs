@@ -220,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             if mail & DURABLE != 0 {
                 self.awaits_kept = false;
-                self.session.handle_durable(self.hub.durable());
+                self.session.handle_durable(self.hub.settled());
                 self.session.handle_kept(self.hub.kept());
             }
         }
@@ -365,11 +365,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Event::Publish(publish) => return self.publish(&publish),
             Event::Subscribe(subscribe) => {
                 self.hub.subscribe(client, &mut self.session, subscribe);
-                self.session.handle_durable(self.hub.durable());
+                self.session.handle_durable(self.hub.settled());
             }
             Event::Unsubscribe(unsubscribe) => {
                 self.hub.unsubscribe(client, &mut self.session, unsubscribe);
-                self.session.handle_durable(self.hub.durable());
+                self.session.handle_durable(self.hub.settled());
             }
             Event::Delivered(token) => self.hub.delivered(client, token, now),
             Event::Disconnect => {

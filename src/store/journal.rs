@@ -70,7 +70,7 @@ impl Journal {
     }
 
     /// Records the subscriptions of an identity, or with `None` that its session has ended.
-    /// Returns a version; it is durable once [`Journal::durable`] has reached it, and `waiter`
+    /// Returns a version; it is settled once [`Journal::settled`] has reached it, and `waiter`
     /// then gets [`DURABLE`](crate::mailbox::DURABLE).
     pub fn record(
         &self,
@@ -96,7 +96,7 @@ impl Journal {
     }
 
     /// The newest version, for one who has nothing to record but waits for all before: `waiter`
-    /// gets [`DURABLE`](crate::mailbox::DURABLE) once it is durable, unless it is already.
+    /// gets [`DURABLE`](crate::mailbox::DURABLE) once it is settled, unless it is already.
     pub fn watch(&self, waiter: &Arc<Mailbox>) -> u64 {
         self.state.watch(waiter)
     }

@@ -166,10 +166,7 @@ impl Keeper {
         for Suspect { id, .. } in self.suspects.extract_if(.., noted) {
             let path = segment_path(id);
             let size = log.disk.open(&path).and_then(|file| file.size());
-            if log.disk.remove(&path).is_ok() {
-                log.file_bytes
-                    .fetch_sub(size.unwrap_or(0), Ordering::Relaxed);
-            }
+            let _ = log.remove_file(&path, size.unwrap_or(0));
         }
         if freed.is_empty() {
             return;
@@ -183,13 +180,11 @@ impl Keeper {
             let done = if keeps {
                 log.disk.rename(&path, &free_path(id))
             } else {
-                log.disk.remove(&path)
+                log.remove_file(&path, size)
             };
             match done {
                 Ok(()) if keeps => self.pool.push((id, size)),
-                Ok(()) => {
-                    log.file_bytes.fetch_sub(size, Ordering::Relaxed);
-                }
+                Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, path, "a segment nobody needs could not be removed");
                 }
@@ -206,24 +201,25 @@ impl Keeper {
 
     /// Gives spares back where `max_bytes` was lowered.
     fn shrink(&mut self, log: &Log, options: &Options) {
+        let mut shrunk = false;
         while log.file_bytes.load(Ordering::Relaxed) > options.max_bytes {
             let reserve = options.reserve_segments();
             let (path, size) = match self.pool.pop() {
                 Some((id, size)) => (free_path(id), size),
-                None if lock(&log.spares).len() <= reserve => return,
+                None if lock(&log.spares).len() <= reserve => break,
                 None => match log.last_spare() {
                     Some(spare) => (segment_path(spare.id), spare.size),
-                    None => return,
+                    None => break,
                 },
             };
-            if log.disk.remove(&path).is_err() {
-                return;
+            shrunk = true;
+            if log.remove_file(&path, size).is_err() {
+                break;
             }
-            log.file_bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        if shrunk {
             // There is less room than the writer has told.
-            let mut front = log.front();
-            front.supplied = true;
-            log.wake_writer(front);
+            log.tell_supplied();
         }
     }
 
@@ -261,7 +257,7 @@ impl Keeper {
                 self.freeing.remove(&id);
                 self.suspects.retain(|suspect| suspect.id != id);
                 lock(&log.spares).push_back(Spare { old, ..spare });
-                log.wake_writer(log.front());
+                log.tell_supplied();
             }
             Err(error) => tracing::warn!(%error, id, "a segment could not be used again"),
         }
@@ -310,9 +306,7 @@ impl Keeper {
             tracing::info!("the store has room again");
         }
         if made {
-            let mut front = log.front();
-            front.supplied = true;
-            log.wake_writer(front);
+            log.tell_supplied();
         }
     }
 
@@ -340,13 +334,13 @@ impl Keeper {
         }
         self.next_segment += 1;
         log.file_bytes.fetch_add(size, Ordering::Relaxed);
-        let old = 0;
-        Ok(Some(Spare {
+        let spare = Spare {
             id,
             size,
             file,
-            old,
-        }))
+            old: 0,
+        };
+        Ok(Some(spare))
     }
 
     /// A spare from the file of an old segment.

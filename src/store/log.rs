@@ -252,6 +252,20 @@ impl Log {
         }
     }
 
+    /// Removes a file of segments; its bytes are free.
+    pub fn remove_file(&self, path: &str, size: u64) -> io::Result<()> {
+        self.disk.remove(path)?;
+        self.file_bytes.fetch_sub(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Tells the writer that the spares are not those it has looked at.
+    pub fn tell_supplied(&self) {
+        let mut front = self.front();
+        front.supplied = true;
+        self.wake_writer(front);
+    }
+
     /// A segment's file has gone, and with it what it held.
     pub fn vanished(&self, segment: &Segment) {
         if self.catalog().remove(&segment.id).is_none() {

@@ -110,6 +110,8 @@ pub(super) struct Known {
     pub header: Option<SegmentHeader>,
     /// It is marked as a spare.
     pub is_marked: bool,
+    /// What its last page tells; `None`: it was not sealed.
+    pub footer: Option<Footer>,
     pub file: Arc<dyn DiskFile>,
     pub size: u64,
 }
@@ -240,14 +242,16 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
         };
         let marker = read_spare(&page);
         let is_marked = marker.is_some();
+        let mut page = vec![0; PAGE_BYTES];
         let end = size.saturating_sub(PAGE_BYTES as u64);
-        let read = file.read_at(&mut page, end);
-        let marker_at_end = read.ok().and_then(|_| read_spare(&page));
+        let was_read = file.read_at(&mut page, end).is_ok();
+        let marker_at_end = read_spare(&page).filter(|_| was_read);
         recovered.retired.extend(marker.or(marker_at_end));
         known.push(Known {
             id,
             header,
             is_marked,
+            footer: Footer::read(&page, id).filter(|_| was_read),
             file,
             size,
         });
@@ -335,7 +339,10 @@ fn segment(
         None => (recovered.last.0 > 0).then_some(recovered.last.1 + 1),
     };
     let seqs = (own_base, seq_end.unwrap_or(u64::MAX));
-    if let Some((footer, summaries)) = footer(one) {
+    let sealed = one.footer.as_ref();
+    if let Some((footer, summaries)) =
+        sealed.and_then(|sealed| Some((sealed, summaries(one, sealed)?)))
+    {
         let (size, end) = (one.size, footer.data_end);
         let segment = Segment::sealed(one.id, begun, (size, end), summaries);
         recovered.catalog.insert(one.id, Arc::new(segment));
@@ -382,20 +389,16 @@ fn segment(
     Ok(Some(scanned))
 }
 
-/// The footer of a sealed segment, and its summaries.
-fn footer(one: &Known) -> Option<(Footer, Vec<Summary>)> {
-    let mut page = vec![0; PAGE_BYTES];
+/// The summaries of a sealed segment.
+fn summaries(one: &Known, footer: &Footer) -> Option<Vec<Summary>> {
     let at = one.size.saturating_sub(PAGE_BYTES as u64);
-    one.file.read_at(&mut page, at).ok()?;
-    let footer = Footer::read(&page, one.id)?;
     let length = footer.summaries_bytes();
     if at.checked_sub(footer.summaries_at) < Some(length as u64) {
         return None;
     }
     let mut bytes = vec![0; length];
     one.file.read_at(&mut bytes, footer.summaries_at).ok()?;
-    let summaries = footer.summaries(&bytes)?;
-    Some((footer, summaries))
+    footer.summaries(&bytes)
 }
 
 /// The first seq that is missing or damaged and was never durable: what follows was not either.

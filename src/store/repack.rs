@@ -66,9 +66,7 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::warn!(%error, "segments could not be repacked");
-                if log.disk.remove(&segment_path(spare_id)).is_ok() {
-                    log.file_bytes.fetch_sub(spare_size, Ordering::Relaxed);
-                }
+                let _ = log.remove_file(&segment_path(spare_id), spare_size);
                 false
             }
         }

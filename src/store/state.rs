@@ -148,8 +148,8 @@ impl State {
         }
     }
 
-    /// Records a key's value, or with `None` that it has none any more. Returns a version; it is
-    /// durable once [`State::durable`] has reached it, and `waiter` then gets [`DURABLE`].
+    /// Records a key's value, or with `None` that it has none any more. Returns a version; it
+    /// is settled once [`State::settled`] has reached it, and `waiter` then gets [`DURABLE`].
     ///
     /// # Errors
     /// The key is empty, or key or value is longer than a frame takes.
@@ -181,7 +181,7 @@ impl State {
     }
 
     /// The newest version, for one who has nothing to record but waits for all before: `waiter`
-    /// gets [`DURABLE`] once it is durable, unless it is already.
+    /// gets [`DURABLE`] once it is settled, unless it is already.
     pub fn watch(&self, waiter: &Arc<Mailbox>) -> u64 {
         let mut waiting = self.shared.lock();
         if waiting.newest > self.settled() {
