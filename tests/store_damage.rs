@@ -20,7 +20,7 @@ mod rig;
 #[path = "store/sim_disk.rs"]
 mod sim_disk;
 
-use damage::{Built, Damage, Ended, SEGMENT_BYTES, Total, build};
+use damage::{Built, Damage, Ended, Total, build};
 use failing::{Fault, Seen};
 use sim_disk::{FaultKind, Faults, SimDisk};
 
@@ -118,7 +118,7 @@ fn delete_and_cut(built: &Built) {
     assert!(total.with_loss > 0);
     let cut = files.flat_map(|file| {
         let whole = built.files[file].1;
-        let lengths = [0, 1, PAGE, 3 * PAGE, 40_000, SEGMENT_BYTES / 2, whole - 1];
+        let lengths = [0, 1, PAGE, 3 * PAGE, 40_000, whole / 2, whole - 1];
         let lengths = lengths.into_iter().filter(move |len| *len < whole);
         lengths.map(move |len| Damage::Cut { file, len })
     });

@@ -13,7 +13,6 @@ use edgehub::store::{Delivery, Loss, LossReason, Opened, Options, Step};
 use super::rig::{ENDPOINTS, LANES, LaneKey, Rig, Target, WALL_MS, endpoint, lane_of, options};
 use super::sim_disk::{CrashMode, Faults, Rng, SimDisk, SimState};
 
-pub const SEGMENT_BYTES: u64 = 128 * 1024;
 const PAGE: u64 = 4096;
 const DATA: u8 = 1;
 const FRESH: &[u8] = b"after the damage";
@@ -27,6 +26,16 @@ pub enum Ended {
     Killed,
     /// In good order, and its oldest segment is one that was repacked.
     Repacked,
+}
+
+impl Ended {
+    /// Small segments, so that every bit of many can be tried; those that are repacked need room.
+    pub fn segment_bytes(self) -> u64 {
+        match self {
+            Self::Closed | Self::Killed => 64 * 1024,
+            Self::Repacked => 128 * 1024,
+        }
+    }
 }
 
 /// What is done to a file.
@@ -121,6 +130,8 @@ struct Builder {
     rng: Rng,
     rig: Rig,
     model: Model,
+    /// Bytes of a segment.
+    segment: u64,
 }
 
 impl Builder {
@@ -209,7 +220,7 @@ impl Builder {
     }
 
     fn segment_bytes(&self) -> u64 {
-        self.rig.store.disk_usage().1 as u64 * SEGMENT_BYTES
+        self.rig.store.disk_usage().1 as u64 * self.segment
     }
 
     fn written_bytes(&self) -> u64 {
@@ -221,16 +232,18 @@ impl Builder {
 /// Builds a store of at least so many bytes of messages: a segment that was given up before, some
 /// that are sealed, the one that is written, and spares.
 pub fn build(seed: u64, bytes: u64, ended: Ended) -> Built {
+    let segment = ended.segment_bytes();
     let disk = SimDisk::new(seed, Faults::default());
     let time = (1000, WALL_MS + 1000);
-    let (rig, _) = Rig::open(disk.mount(), options(SEGMENT_BYTES), time).unwrap();
+    let (rig, _) = Rig::open(disk.mount(), options(segment), time).unwrap();
     let mut builder = Builder {
         rng: Rng::new(seed),
         rig,
         model: Model::new(),
+        segment,
     };
     let mut sealed_seq = 0;
-    while builder.segment_bytes() < 3 * SEGMENT_BYTES {
+    while builder.segment_bytes() < 3 * segment {
         sealed_seq = builder.rig.store.kept();
         builder.append();
     }
@@ -238,19 +251,19 @@ pub fn build(seed: u64, bytes: u64, ended: Ended) -> Built {
         // The end of the last sealed one.
         builder.receive_all(sealed_seq - 12..sealed_seq + 1);
         let small = Options {
-            max_bytes: 2 * SEGMENT_BYTES,
-            ..options(SEGMENT_BYTES)
+            max_bytes: 2 * segment,
+            ..options(segment)
         };
         builder.rig.store.set_options(small);
         builder.give_back();
-        builder.rig.store.set_options(options(SEGMENT_BYTES));
+        builder.rig.store.set_options(options(segment));
         let counters = builder.rig.store.counters().unwrap();
         assert!(counters.repacked.load(Ordering::Relaxed) > 0);
     } else {
         builder.receive_all(0..0);
     }
     builder.give_back();
-    while builder.segment_bytes() < bytes + SEGMENT_BYTES {
+    while builder.segment_bytes() < bytes + segment {
         builder.append();
         if builder.rng.below(3) == 0 {
             builder.receive();
@@ -258,7 +271,7 @@ pub fn build(seed: u64, bytes: u64, ended: Ended) -> Built {
     }
     // The newest one is full by half.
     let begun = builder.written_bytes();
-    while builder.written_bytes() < begun + SEGMENT_BYTES / 2 {
+    while builder.written_bytes() < begun + segment / 2 {
         builder.append();
         if builder.rng.coin() {
             builder.receive();
@@ -430,7 +443,7 @@ impl Built {
     /// Opens, takes everything, and sees that it goes on.
     fn take(&self, disk: &SimDisk) -> Result<Found, String> {
         let time = (self.now_ms, WALL_MS + self.now_ms);
-        let rig = Rig::open(disk.mount(), options(SEGMENT_BYTES), time);
+        let rig = Rig::open(disk.mount(), options(self.ended.segment_bytes()), time);
         let (rig, opened) = rig.map_err(|error| format!("open: {error}"))?;
         let mut losses = Vec::new();
         let delivered = rig.drain(&mut losses)?;
@@ -469,7 +482,7 @@ impl Built {
     fn take_again(&self, disk: &SimDisk) -> Result<(), String> {
         let now_ms = self.now_ms + 2000;
         let time = (now_ms, WALL_MS + now_ms);
-        let rig = Rig::open(disk.mount(), options(SEGMENT_BYTES), time);
+        let rig = Rig::open(disk.mount(), options(self.ended.segment_bytes()), time);
         let (rig, opened) = rig.map_err(|error| format!("open again: {error}"))?;
         if !opened.was_closed {
             return Err(format!("not closed again: {opened:?}"));
