@@ -1,3 +1,5 @@
 //! The way up: what is routed to `$upstream` leaves for the cloud.
 
+pub mod dial;
 pub mod link;
+mod proxy;
