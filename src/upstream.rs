@@ -2,4 +2,5 @@
 
 pub mod dial;
 pub mod link;
+pub mod network;
 mod proxy;
