@@ -323,12 +323,32 @@ pub fn tls_config(
     ca_pem: &[u8],
     client: Option<(&[u8], &[u8])>,
 ) -> Result<Arc<ClientConfig>, ClientError> {
+    trusting(roots(ca_pem)?, client)
+}
+
+/// The authorities of a PEM text.
+///
+/// # Errors
+/// PEM that does not read.
+pub fn roots(ca_pem: &[u8]) -> Result<RootCertStore, ClientError> {
     let bad = |error: &dyn fmt::Display| ClientError::Tls(error.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
         let certificate = certificate.map_err(|error| bad(&error))?;
         roots.add(certificate).map_err(|error| bad(&error))?;
     }
+    Ok(roots)
+}
+
+/// TLS settings that trust these authorities, with a client certificate where one is given.
+///
+/// # Errors
+/// PEM that does not read.
+pub fn trusting(
+    roots: RootCertStore,
+    client: Option<(&[u8], &[u8])>,
+) -> Result<Arc<ClientConfig>, ClientError> {
+    let bad = |error: &dyn fmt::Display| ClientError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -9,6 +9,7 @@ mod reader;
 mod section;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use toml::de::DeTable;
 use crate::diagnostic::{Diagnostic, Diagnostics, Position};
 use crate::limits::{CONFIG_BYTES_MAX, Limits};
 use reader::Reader;
+pub use upstream::{DrainOrder, Subscription, Upstream, UpstreamKind};
 pub use values::AddressRange;
 
 /// Environment variables with this prefix override keys of the file.
@@ -181,70 +183,6 @@ pub enum WhenFull {
 pub struct Server {
     /// Threads; 0, the default: one per core.
     pub workers: usize,
-}
-
-/// `[upstream]`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Upstream {
-    /// What is up there. Default `none`.
-    pub kind: UpstreamKind,
-    /// `host:port` of each server, in order of preference.
-    pub servers: Vec<String>,
-    /// PEM file with the authorities that may sign the server's certificate.
-    pub ca: Option<PathBuf>,
-    /// PEM file with the client certificate.
-    pub certificate: Option<PathBuf>,
-    /// PEM file with its private key.
-    pub key: Option<PathBuf>,
-    /// User name.
-    pub username: Option<String>,
-    /// File that holds the password and nothing else.
-    pub password_file: Option<PathBuf>,
-    /// How to connect. Default `tls`.
-    pub transport: Transport,
-    /// Topic to publish to. Default `devices/{device}/modules/{module}/messages/events/`.
-    pub topic: String,
-    /// Filters to subscribe to.
-    pub subscribe: Vec<String>,
-    /// Quality of service of publications: 0 or 1. Default 1.
-    pub qos: u8,
-    /// Protocol version. Default `3.1.1`.
-    pub version: MqttVersion,
-    /// Proxy to connect through, as a URL without credentials.
-    pub proxy: Option<String>,
-    /// Messages sent and not acknowledged yet. Default 100.
-    pub window: u16,
-    /// Order in which a backlog leaves. Default `fifo`.
-    pub drain: DrainOrder,
-    /// Most messages in a second; 0, the default: no limit.
-    pub max_messages_per_second: u32,
-}
-
-/// What is upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamKind {
-    /// Nothing.
-    None,
-    /// The cloud's hub, or an edge hub above this one.
-    IotHub,
-    /// Any MQTT broker.
-    Mqtt,
-}
-
-/// Version of the MQTT protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MqttVersion {
-    /// `3.1.1`
-    V311,
-    /// `5`
-    V5,
-}
-
-/// Order in which a backlog leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrainOrder {
-    /// Oldest first, within a priority.
-    Fifo,
 }
 
 /// `[http]`.

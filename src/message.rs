@@ -1,9 +1,13 @@
 //! What travels: a message's properties, where it came from and where it goes.
 
+mod endpoint;
+
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use endpoint::{Endpoint, Priority, Target};
 
 use crate::identity::Identity;
 
@@ -307,88 +311,6 @@ impl fmt::Display for Source<'_> {
     }
 }
 
-/// Where a route sends messages (facts §4.1).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Endpoint {
-    /// The cloud, or the hub above this one.
-    Upstream,
-    /// An input of a module of this device.
-    Input {
-        /// The receiving module.
-        module: Arc<str>,
-        /// Its input.
-        input: Arc<str>,
-    },
-}
-
-impl Endpoint {
-    /// Reads what [`fmt::Display`] writes.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        if text == "$upstream" {
-            return Some(Self::Upstream);
-        }
-        let (module, input) = text.split_once('/')?;
-        Some(Self::Input {
-            module: module.into(),
-            input: input.into(),
-        })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Upstream => f.write_str("$upstream"),
-            Self::Input { module, input } => write!(f, "{module}/{input}"),
-        }
-    }
-}
-
-/// Priority of a route: 0 is the most urgent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Priority(u8);
-
-impl Priority {
-    /// Priority of a route that names none: after 9 (facts §4.8: 2,000,000,000).
-    pub const DEFAULT: Self = Self(10);
-    /// Number of different priorities.
-    pub const COUNT: usize = 11;
-
-    /// A priority from a manifest, 0 to 9.
-    #[must_use]
-    pub fn new(priority: u64) -> Option<Self> {
-        (priority <= 9).then_some(Self(priority as u8))
-    }
-
-    /// 0 to 9, or 10 for the default; an index below [`Priority::COUNT`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-impl fmt::Display for Priority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::DEFAULT {
-            f.write_str("2000000000")
-        } else {
-            write!(f, "{}", self.0)
-        }
-    }
-}
-
-/// One copy of a message: the endpoint by its place in the route table, and how urgent it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
-    /// Index into the route table's endpoints.
-    pub endpoint: usize,
-    /// Smallest priority number among the routes that matched.
-    pub priority: Priority,
-    /// Time to live of that route in seconds; `None`: the manifest's.
-    pub ttl_seconds: Option<u32>,
-}
-
 /// Who sent a message, and through which output. Shared by all messages of one output.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -489,12 +411,5 @@ mod tests {
         assert_eq!(properties.system(SystemProperty::To), Value::Missing);
         properties.set_system(SystemProperty::To, None);
         assert_eq!(properties.system(SystemProperty::To), Value::Null);
-    }
-
-    #[test]
-    fn priorities_print_as_the_replaced_system_prints_them() {
-        assert_eq!(Priority::new(0).unwrap().to_string(), "0");
-        assert_eq!(Priority::new(10), None);
-        assert_eq!(Priority::DEFAULT.to_string(), "2000000000");
     }
 }

@@ -67,6 +67,12 @@ pub const MESSAGE_SIZE: &str = "edgehub_message_size_bytes";
 pub const SEND_DURATION: &str = "edgehub_message_send_duration_seconds";
 /// From acceptance to the hand-over to the receiver's connection.
 pub const PROCESS_DURATION: &str = "edgehub_message_process_duration_seconds";
+/// Logins to the cloud, by `id`.
+pub const UPSTREAM_CONNECTS: &str = "edgehub_upstream_connects_total";
+/// Tries that failed and connections to the cloud that were lost, by `id` and `reason`.
+pub const UPSTREAM_FAILURES: &str = "edgehub_upstream_failures_total";
+/// 0: idle, 1: connecting, 2: connected, 3: degraded, 4: backing off; by `id`.
+pub const UPSTREAM_STATE: &str = "edgehub_upstream_state";
 /// Reloads, by `what` (config, manifest, identities, certificate) and `result` (ok, refused).
 pub const RELOADS: &str = "edgehub_reloads_total";
 
@@ -92,6 +98,11 @@ const COUNTERS: &[(&str, &str)] = &[
     (NOT_SERVED, "Requests on $iothub topics that are not served"),
     (GET_TWIN, "Twin GET requests"),
     (RELOADS, "Reloads of files while running"),
+    (UPSTREAM_CONNECTS, "Logins to the cloud"),
+    (
+        UPSTREAM_FAILURES,
+        "Failed tries and lost connections to the cloud",
+    ),
     (STORE_WRITTEN, "Bytes handed to the disk"),
     (STORE_MESSAGES, "Bytes of messages handed to the disk"),
     (STORE_SYNCS, "Syncs of the store"),
@@ -105,6 +116,10 @@ const GAUGES: &[(&str, &str)] = &[
     (STORE_FILE_BYTES, "Bytes of the store's files"),
     (STORE_SEGMENTS, "Segments with messages"),
     (STORE_OLDEST, "About how long the oldest message waits"),
+    (
+        UPSTREAM_STATE,
+        "0 idle, 1 connecting, 2 connected, 3 degraded, 4 backing off",
+    ),
     (STORE_STATE, "0 well, 1 full, 2 the disk refuses"),
 ];
 
@@ -234,7 +249,7 @@ impl Metrics {
             priority,
         } = delivered;
         let (to, input) = match to {
-            Endpoint::Upstream => ("upstream".to_owned(), ""),
+            Endpoint::Upstream | Endpoint::Cloud { .. } => ("upstream".to_owned(), ""),
             Endpoint::Input { module, input } => (format!("{device}/{module}"), &**input),
         };
         let priority = priority.to_string();

@@ -92,7 +92,7 @@ pub async fn run(
     set_level: SetLevel,
     messages: Option<u64>,
 ) -> Result<(), StartError> {
-    let hub = Running::start(config.clone(), set_level)?;
+    let mut hub = Running::start(config.clone(), set_level)?;
     let Some(address) = hub.addresses().first().copied() else {
         return Err(StartError::System("no listener".to_owned()));
     };

@@ -23,10 +23,11 @@ const LONG_FILES: [(&str, usize); 1] = [
 const TEXT_COLUMNS_MIN: usize = 60;
 
 /// Uses that go against the order of the rooms, with the reason.
-const EXCEPTIONS: [(&str, &str); 3] = [
+const EXCEPTIONS: [(&str, &str); 4] = [
     // A leaf that counts; whoever counts may use it.
     ("hub", "observe"),
     ("server", "observe"),
+    ("upstream", "observe"),
     // A listener is driven by its section of the configuration, as it was read.
     ("server", "config"),
 ];

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::read::Unchecked;
 use super::reader::{Origin, Reader};
-use super::{Config, Listener, StoreConfig, Sync, Transport, UpstreamKind};
+use super::upstream;
+use super::{Config, Listener, StoreConfig, Sync, Transport};
 use crate::limits::{self, SEGMENT_OVERHEAD_BYTES, SEGMENT_STEP_BYTES};
 
 /// Fewer segments than this keep no messages.
@@ -24,6 +25,8 @@ pub(super) fn config(reader: &mut Reader<'_>, unchecked: &mut Unchecked) {
     encrypted_without_tls(reader, unchecked);
     taken_twice(reader, unchecked);
     store(reader, &unchecked.config);
+    let hostname = unchecked.config.iothub_hostname.clone();
+    upstream::check(reader, &mut unchecked.config.upstream, &hostname);
     not_available_yet(reader, unchecked);
 }
 
@@ -41,11 +44,6 @@ fn not_available_yet(reader: &mut Reader<'_>, unchecked: &Unchecked) {
             let origin = reader.origin(&[&format!("{path}.trusted_proxies")]);
             reader.error(&origin, format!("`trusted_proxies` {NOT_YET}"), None);
         }
-    }
-    if config.upstream.kind != UpstreamKind::None {
-        let origin = reader.origin(&["upstream.kind"]);
-        let message = format!("any upstream `kind` other than \"none\" {NOT_YET}");
-        reader.error(&origin, message, None);
     }
     if !config.authorization.is_empty() {
         let origin = reader.origin(&["authorization[0]", "authorization"]);

@@ -6,16 +6,17 @@ use toml::de::DeTable;
 
 use super::reader::Reader;
 use super::section::Section;
+use super::upstream;
 use super::values::{
     Refusal, choose, parse_bind, parse_device_id, parse_hostname, parse_level, parse_range,
 };
 use super::{
-    Authorization, Config, DrainOrder, Http, Listener, Log, LogFormat, MqttVersion, Operation,
-    Rule, Server, StoreConfig, Sync, Tls, TlsVersion, Transport, Upstream, UpstreamKind, WhenFull,
+    Authorization, Config, Http, Listener, Log, LogFormat, Operation, Rule, Server, StoreConfig,
+    Sync, Tls, TlsVersion, Transport, WhenFull,
 };
 use crate::limits::{Limits, Ranges};
 
-const ROOT_KEYS: [&str; 6] = [
+pub(super) const ROOT_KEYS: [&str; 6] = [
     "device_id",
     "iothub_hostname",
     "gateway_hostname",
@@ -60,7 +61,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, table: &'a DeTable<'a>) -> Unc
         store: store(root.section("store")),
         limits: limits(root.section("limits")),
         server: server(root.section("server")),
-        upstream: upstream(root.section("upstream")),
+        upstream: upstream::read(root.section("upstream")),
         http: http(root.section("http")),
         authorization: authorization(&mut root),
         log: log(root.section("log")),
@@ -72,7 +73,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, table: &'a DeTable<'a>) -> Unc
     }
 }
 
-const TRANSPORTS: [(&str, Transport); 4] = [
+pub(super) const TRANSPORTS: [(&str, Transport); 4] = [
     ("tcp", Transport::Tcp),
     ("tls", Transport::Tls),
     ("ws", Transport::Ws),
@@ -240,37 +241,6 @@ fn server(mut section: Section<'_, '_>) -> Server {
     Server { workers }
 }
 
-fn upstream(mut section: Section<'_, '_>) -> Upstream {
-    let kinds = [
-        ("none", UpstreamKind::None),
-        ("iothub", UpstreamKind::IotHub),
-        ("mqtt", UpstreamKind::Mqtt),
-    ];
-    let versions = [("3.1.1", MqttVersion::V311), ("5", MqttVersion::V5)];
-    let topic = section.text("topic");
-    let upstream = Upstream {
-        kind: section.choice("kind", &kinds, UpstreamKind::None),
-        servers: section.list("servers", any_text),
-        ca: section.path("ca"),
-        certificate: section.path("certificate"),
-        key: section.path("key"),
-        username: section.text("username"),
-        password_file: section.path("password_file"),
-        transport: section.choice("transport", &TRANSPORTS, Transport::Tls),
-        topic: topic
-            .unwrap_or_else(|| "devices/{device}/modules/{module}/messages/events/".to_owned()),
-        subscribe: section.list("subscribe", any_text),
-        qos: section.number("qos", 0..=1, 1),
-        version: section.choice("version", &versions, MqttVersion::V311),
-        proxy: section.parsed("proxy", parse_proxy),
-        window: section.number("window", 1..=u16::MAX, 100),
-        drain: section.choice("drain", &[("fifo", DrainOrder::Fifo)], DrainOrder::Fifo),
-        max_messages_per_second: section.number("max_messages_per_second", 0..=u32::MAX, 0),
-    };
-    section.finish(&ROOT_KEYS);
-    upstream
-}
-
 fn http(mut section: Section<'_, '_>) -> Option<Http> {
     let bind = section.parsed("bind", parse_bind);
     let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9600);
@@ -336,22 +306,9 @@ fn log(mut section: Section<'_, '_>) -> Log {
     log
 }
 
-fn any_text(text: &str) -> Result<String, Refusal> {
+pub(super) fn any_text(text: &str) -> Result<String, Refusal> {
     if text.is_empty() {
         return Err(("holds an empty string".to_owned(), None));
-    }
-    Ok(text.to_owned())
-}
-
-/// A proxy's URL; the text may hold a password, so that no message repeats it.
-fn parse_proxy(text: &str) -> Result<String, Refusal> {
-    if text.contains('@') {
-        let message = "must not hold a user name or a password".to_owned();
-        return Err((message, None));
-    }
-    if !text.contains("://") {
-        let hint = "such as \"http://proxy.example:3128\"".to_owned();
-        return Err(("is not a URL".to_owned(), Some(hint)));
     }
     Ok(text.to_owned())
 }

@@ -4,6 +4,8 @@ mod variables;
 
 use super::*;
 use crate::diagnostic::Severity;
+use crate::topic::template::Template;
+use crate::upstream::dial;
 
 /// What every configuration needs.
 const BASE: &str = r#"device_id = "edge-1"
@@ -110,17 +112,22 @@ fn the_defaults_are_the_documented_ones() {
             ca: None,
             certificate: None,
             key: None,
+            client_id: None,
             username: None,
             password_file: None,
             transport: Transport::Tls,
-            topic: "devices/{device}/modules/{module}/messages/events/".to_owned(),
+            topic: Template::parse("devices/{device}/modules/{module}/messages/events/").unwrap(),
             subscribe: Vec::new(),
             qos: 1,
-            version: MqttVersion::V311,
             proxy: None,
             window: 100,
             drain: DrainOrder::Fifo,
+            live_share: 80,
             max_messages_per_second: 0,
+            max_message_bytes: None,
+            dead_peer_seconds: 10,
+            idle_timeout_seconds: 3600,
+            token_ttl_seconds: 3600,
         },
         http: None,
         authorization: Vec::new(),
@@ -196,6 +203,9 @@ password_file = "secret"
 qos = 0
 version = "5"
 proxy = "http://proxy:3128"
+drain = "live-first"
+max_message_bytes = "128KiB"
+subscribe = [{ filter = "to/+/#", input = "worker/commands" }]
 
 [http]
 
@@ -209,6 +219,24 @@ operations = ["mqtt:connect"]
 level = "info,edgehub::session=debug"
 format = "json"
 "##;
+
+fn the_upstream_section(upstream: Upstream) {
+    let servers: Vec<_> = upstream
+        .servers
+        .iter()
+        .map(dial::Server::to_string)
+        .collect();
+    assert_eq!(servers, ["one:8883", "two:8883"]);
+    assert_eq!(upstream.qos, 0);
+    assert_eq!(upstream.drain, DrainOrder::LiveFirst);
+    assert_eq!(upstream.max_message_bytes, Some(131_072));
+    let subscription = &upstream.subscribe[0];
+    assert_eq!(subscription.filter, "to/+/#");
+    assert_eq!(subscription.input.to_string(), "worker/commands");
+    assert_eq!(upstream.proxy.unwrap().to_string(), "proxy:3128");
+    let password_file = upstream.password_file.unwrap();
+    assert_eq!(password_file, Path::new("/etc/edgehub/secret"));
+}
 
 #[test]
 fn every_key_reaches_its_field() {
@@ -251,11 +279,7 @@ fn every_key_reaches_its_field() {
     };
     assert_eq!(config.limits, expected);
     assert_eq!(config.server.workers, 2);
-    assert_eq!(config.upstream.servers, ["one:8883", "two:8883"]);
-    assert_eq!(config.upstream.qos, 0);
-    assert_eq!(config.upstream.version, MqttVersion::V5);
-    let password_file = config.upstream.password_file.unwrap();
-    assert_eq!(password_file, Path::new("/etc/edgehub/secret"));
+    the_upstream_section(config.upstream);
     assert_eq!(config.http.unwrap().bind, "127.0.0.1:9600".parse().unwrap());
     let authorization = &config.authorization[0];
     assert_eq!(authorization.identities, ["{{anonymous}}"]);

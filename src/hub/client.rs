@@ -1,12 +1,13 @@
 //! What the hub keeps for one connection.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use metrics::{Counter, Histogram};
 
 use super::routing::Routing;
+use super::ways::{Grounded, Way};
 use crate::identity::{Credentials, Identity};
 use crate::mailbox::Mailbox;
 use crate::message::{Message, Origin, Priority, Properties, Target};
@@ -79,7 +80,8 @@ pub(super) struct Output {
     pub candidates: Box<[u16]>,
     pub received: Counter,
     pub no_route: Counter,
-    pub no_upstream: Counter,
+    /// The sender's way to the cloud, once one of its messages takes it.
+    pub way: OnceLock<Arc<Way>>,
     pub queue_full: Counter,
 }
 
@@ -89,6 +91,8 @@ pub(super) struct Held {
     pub output: Arc<Output>,
     pub targets: usize,
     pub copies: Vec<Copy>,
+    /// Why there is no copy for the cloud though a route leads there.
+    pub grounded: Option<Grounded>,
 }
 
 /// The topic of the last publish, parsed: modules send many messages with the same one.
@@ -97,6 +101,8 @@ pub(super) struct ParsedTopic {
     pub output: Arc<Output>,
     pub properties: Properties,
     pub bag: Bytes,
+    /// Hubs that the message passed before this one.
+    pub hops: u8,
 }
 
 /// A will, kept until the connection ends (MQTT 3.1.1 §3.1.2.5).
@@ -125,6 +131,8 @@ pub struct Client {
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
     pub(super) persistent: bool,
+    /// It is a hub itself, one below.
+    pub(super) is_hub: bool,
     pub(super) will: Option<Will>,
     pub(super) subscriptions: Vec<Subscription>,
     /// Subscriptions were added that do not take effect yet.

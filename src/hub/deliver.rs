@@ -1,5 +1,6 @@
 //! What goes to a client: its inputs' messages, answers to its requests, its subscriptions.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,8 @@ use super::client::{Client, Input, Place, Sent, Token};
 use super::{Hub, Now, brief, lose};
 use crate::identity::policy;
 use crate::iothub::topics;
-use crate::mqtt::{QoS, SubAckCode, Subscribe, Unsubscribe};
+use crate::message::Origin;
+use crate::mqtt::{PacketId, QoS, SubAckCode, Subscribe, Unsubscribe};
 use crate::observe::{self, Delivered};
 use crate::session::{InFlight, Outgoing, Session};
 use crate::store::journal::Subscription;
@@ -105,13 +107,22 @@ impl Hub {
         };
         self.store
             .acknowledge(&place.queue, place.priority, place.seq);
-        let known = client
-            .sent
-            .iter()
-            .position(|sent| sent.is_of(&origin, &place));
+        let took_ms = now.ms.saturating_sub(received_ms);
+        self.count_sent(&mut client.sent, &origin, &place, took_ms);
+    }
+
+    /// Counts a delivery.
+    pub(super) fn count_sent(
+        &self,
+        counters: &mut Vec<Sent>,
+        origin: &Arc<Origin>,
+        place: &Place,
+        took_ms: u64,
+    ) {
+        let known = counters.iter().position(|sent| sent.is_of(origin, place));
         let at = known.unwrap_or_else(|| {
-            if client.sent.len() >= SENT_MAX {
-                client.sent.clear();
+            if counters.len() >= SENT_MAX {
+                counters.clear();
             }
             let metrics = self.metrics.sent(Delivered {
                 from: &origin.sender,
@@ -120,12 +131,11 @@ impl Hub {
                 device: self.device_id(),
                 priority: place.priority,
             });
-            client.sent.push(Sent::new(&origin, &place, metrics));
-            client.sent.len() - 1
+            counters.push(Sent::new(origin, place, metrics));
+            counters.len() - 1
         });
-        if let Some(sent) = client.sent.get_mut(at) {
+        if let Some(sent) = counters.get_mut(at) {
             sent.counter.increment(1);
-            let took_ms = now.ms.saturating_sub(received_ms);
             sent.duration.add(took_ms as f64 / 1000.0);
         }
     }
@@ -172,6 +182,33 @@ impl Hub {
             client.resumed.pop_front();
         }
         true
+    }
+
+    /// Puts what was in flight back into its queues; returns it with its ids, in its order.
+    pub(super) fn release(
+        &self,
+        in_flight: VecDeque<InFlight<Token>>,
+    ) -> VecDeque<(PacketId, Place)> {
+        // By lane, so that a lane is put in order once.
+        let mut by_lane: Vec<(Place, Vec<u64>)> = Vec::new();
+        let mut parked = VecDeque::new();
+        for flight in in_flight {
+            let Token::Queued { place, .. } = flight.token else {
+                continue;
+            };
+            let known = by_lane.iter_mut().find(|(known, _)| {
+                known.priority == place.priority && Arc::ptr_eq(&known.queue, &place.queue)
+            });
+            match known {
+                Some((_, seqs)) => seqs.push(place.seq),
+                None => by_lane.push((place.clone(), vec![place.seq])),
+            }
+            parked.push_back((flight.packet_id, place));
+        }
+        for (place, seqs) in by_lane {
+            self.store.release(&place.queue, place.priority, &seqs);
+        }
+        parked
     }
 
     fn respond(&self, client: &mut Client, session: &mut Session<Token>, now: Now) {
@@ -301,7 +338,8 @@ impl Hub {
         }
         // A queue that no route leads to any more waits, until one does again or its messages
         // expire (`DESIGN` §4).
-        let queues = client.routing.queues.iter().flatten();
+        let routing = &client.routing;
+        let queues = routing.queues.iter().flatten().chain(&routing.inbound);
         let own = queues.filter(|queue| queue.is_of(module));
         let inputs = own.filter_map(|queue| {
             let qos = topics::input_qos(&filters, &identity, queue.input())?;
@@ -322,7 +360,8 @@ impl Hub {
     }
 }
 
-fn token(queue: &Arc<Queue>, delivery: &Delivery) -> Token {
+/// How a delivery is known again.
+pub(super) fn token(queue: &Arc<Queue>, delivery: &Delivery) -> Token {
     Token::Queued {
         place: Place {
             queue: Arc::clone(queue),

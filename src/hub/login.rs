@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::client::{Client, Parked, Place, Scratch, Token, Will};
+use super::client::{Client, Parked, Scratch, Token, Will};
 use super::{Hub, Now, Published, Slot, brief};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
 use crate::mailbox::{ATTACH, Mailbox, RECHECK, TAKEN_OVER};
-use crate::mqtt::{Connect, ConnectReturnCode, PacketId, Publish, QoS};
+use crate::mqtt::{Connect, ConnectReturnCode, Publish, QoS};
 use crate::observe::{self, Runs};
-use crate::session::{Close, InFlight, Session};
+use crate::session::{Close, Session};
 use crate::store::journal::Subscription;
 
 /// A client that may come in.
@@ -24,6 +24,8 @@ pub struct Login {
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
     pub(super) clean: bool,
+    /// It is a hub itself, one below.
+    pub(super) is_hub: bool,
     pub(super) will: Option<Will>,
     /// The client's keep-alive in seconds; 0: none.
     pub keep_alive_seconds: u16,
@@ -118,17 +120,18 @@ impl Hub {
             credentials: None,
             expires_unix: None,
             clean: connect.clean_session,
+            is_hub: false,
             will,
             keep_alive_seconds: connect.keep_alive_seconds,
         };
         let claimed = match connect.username {
             Some(name) => {
-                UserName::parse(name)
-                    .map_err(|error| {
-                        let text = format!("user name: {error}");
-                        (Code::BadUserNameOrPassword, "bad_user_name", text)
-                    })?
-                    .identity
+                let name = UserName::parse(name).map_err(|error| {
+                    let text = format!("user name: {error}");
+                    (Code::BadUserNameOrPassword, "bad_user_name", text)
+                })?;
+                login.is_hub = name.is_hub();
+                name.identity
             }
             None if peer.anonymous && peer.certificate.is_none() => {
                 if connect.client_id.is_empty() && !connect.clean_session {
@@ -265,7 +268,11 @@ impl Hub {
         self.publish_will(&mut client, now);
         self.end_of_batch(&mut client);
         let (in_flight, next_id) = session.park();
-        let in_flight = self.release(&client, in_flight);
+        let mut in_flight = self.release(in_flight);
+        in_flight.extend(client.resumed.iter().cloned());
+        for input in &client.inputs {
+            self.store.detach(&input.queue, &client.mailbox);
+        }
         let mut parked = Parked { in_flight, next_id };
         if !client.persistent {
             parked.in_flight.clear();
@@ -383,6 +390,7 @@ impl Hub {
             credentials: login.credentials.clone(),
             expires_unix: login.expires_unix,
             persistent: !login.clean,
+            is_hub: login.is_hub,
             will: login.will.clone(),
             subscriptions,
             subscribed: false,
@@ -443,38 +451,6 @@ impl Hub {
             Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),
             published => tracing::debug!(id, topic, ?published, "will published"),
         }
-    }
-
-    /// Puts what was in flight back into its queues; returns it with its ids, in its order.
-    fn release(
-        &self,
-        client: &Client,
-        in_flight: VecDeque<InFlight<Token>>,
-    ) -> VecDeque<(PacketId, Place)> {
-        // By lane, so that a lane is put in order once.
-        let mut by_lane: Vec<(Place, Vec<u64>)> = Vec::new();
-        let mut parked = VecDeque::new();
-        for flight in in_flight {
-            let Token::Queued { place, .. } = flight.token else {
-                continue;
-            };
-            let known = by_lane.iter_mut().find(|(known, _)| {
-                known.priority == place.priority && Arc::ptr_eq(&known.queue, &place.queue)
-            });
-            match known {
-                Some((_, seqs)) => seqs.push(place.seq),
-                None => by_lane.push((place.clone(), vec![place.seq])),
-            }
-            parked.push_back((flight.packet_id, place));
-        }
-        for (place, seqs) in by_lane {
-            self.store.release(&place.queue, place.priority, &seqs);
-        }
-        for input in &client.inputs {
-            self.store.detach(&input.queue, &client.mailbox);
-        }
-        parked.extend(client.resumed.iter().cloned());
-        parked
     }
 
     fn count_connected(&self) {

@@ -5,14 +5,18 @@
 //! from one call to the next.
 
 mod client;
+mod counts;
 mod deliver;
 mod failures;
+mod inbound;
 mod log_budget;
 mod login;
 mod publish;
 mod requests;
 mod routing;
 mod status;
+mod uplink;
+mod ways;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,10 +26,14 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 pub use client::{Client, Token};
+pub use inbound::Descending;
 pub use log_budget::brief;
 pub use login::{Attached, Login, LoginRefused, Peer};
 pub use publish::{Published, Refused};
 pub use routing::Routing;
+pub use status::LinkStatus;
+pub use uplink::Uplink;
+pub use ways::{Dialect, Forwarding, Inbound};
 
 use crate::identity::Identity;
 use crate::identity::registry::{self, Registry};
@@ -112,6 +120,9 @@ pub struct Hub {
     log_budget: log_budget::LogBudget,
     store: Arc<Store>,
     journal: Journal,
+    ways: ways::Ways,
+    /// How the links to the cloud stand, by identity.
+    links: Mutex<BTreeMap<String, LinkStatus>>,
     metrics: Arc<Metrics>,
 }
 
@@ -142,6 +153,8 @@ impl Hub {
             }
         }
         let hub = Self {
+            ways: ways::Ways::kept(&store),
+            links: Mutex::default(),
             store,
             device_id: settings.device_id.clone(),
             settings: ArcSwap::from_pointee(settings),
@@ -211,6 +224,9 @@ impl Hub {
     pub fn set_registry(&self, registry: Registry) -> Vec<Identity> {
         let old = self.registry.swap(Arc::new(registry));
         let changed = registry::changed(&old, &self.registry.load());
+        if !changed.is_empty() {
+            self.ways.announce(RECHECK);
+        }
         for identity in &changed {
             // A module depends on its device's entry too.
             self.announce_if(RECHECK, |client| {
@@ -247,11 +263,28 @@ impl Hub {
         problems: Vec<String>,
     ) -> RouteDiff {
         let (routing, diff) = Routing::new(table, manifest, problems, &self.routing(), &self.store);
+        self.swap_routing(routing);
+        diff
+    }
+
+    /// From now on messages for the cloud go there like this; `None`: they do not.
+    pub fn set_forwarding(&self, forwarding: Option<Forwarding>) {
+        let old = self.routing();
+        let inbound = forwarding.iter().flat_map(|forwarding| &forwarding.inbound);
+        let inbound = inbound.map(|inbound| self.store.queue(&inbound.input));
+        self.swap_routing(Routing {
+            generation: old.generation + 1,
+            inbound: inbound.collect(),
+            forwarding: forwarding.map(Arc::new),
+            ..(*old).clone()
+        });
+    }
+
+    fn swap_routing(&self, routing: Routing) {
         let generation = routing.generation;
         self.routing.store(Arc::new(routing));
         self.generation.store(generation, Ordering::Release);
         self.announce(ROUTES);
-        diff
     }
 
     /// The routes.

@@ -1,12 +1,12 @@
 //! The way of a message through the house: authorize → accept → route → append → deliver.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use metrics::Counter;
 
 use super::client::{Client, Held, Output, ParsedTopic};
+use super::ways::{Grounded, TOO_LARGE_FOR_CLOUD};
 use super::{Hub, Now, lose};
 use crate::identity::policy::{self, Forbidden, Permit};
 use crate::iothub::bag::{self, BagError};
@@ -15,7 +15,7 @@ use crate::message::{Message, Origin, Properties, Source, SystemProperty};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::routes::{View, explain};
-use crate::store::{self, Append, Copy, Loss};
+use crate::store::{self, Append, Copy};
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
 const OUTPUTS_MAX: usize = 16;
@@ -24,8 +24,6 @@ const OUTPUTS_MAX: usize = 16;
 const BAG_BYTES_MAX: usize = 40 * 1024;
 /// Routes that the sampled log line about an unrouted message explains.
 const EXPLAINED_ROUTES_MAX: usize = 20;
-/// Output names that get metric labels of their own.
-const OUTPUT_LABELS_MAX: usize = 1000;
 
 /// What became of a publish.
 #[derive(Debug)]
@@ -62,6 +60,14 @@ pub enum Refused {
         /// The limit.
         max: usize,
     },
+    /// The message has no other way than up, and the cloud does not take one so large.
+    #[error("message of {bytes} bytes, and the cloud takes at most {max}")]
+    TooLargeForCloud {
+        /// Body and properties.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The topic is longer than `limits.max_topic_bytes`.
     #[error("topic of {bytes} bytes, over max_topic_bytes = {max}")]
     TopicTooLong {
@@ -81,6 +87,7 @@ impl Refused {
             Self::Bag(_) => "bad_property_bag",
             Self::Topic(_) => "bad_topic",
             Self::TooLarge { .. } => "too_large",
+            Self::TooLargeForCloud { .. } => TOO_LARGE_FOR_CLOUD,
             Self::TopicTooLong { .. } => "topic_too_long",
         }
     }
@@ -120,6 +127,11 @@ impl Hub {
             return Ok(Published::Accepted { seq: 0 });
         };
         self.route(client, &mut held);
+        if let Some(Grounded::TooLarge { bytes, max }) = held.grounded
+            && held.copies.is_empty()
+        {
+            return Err(Refused::TooLargeForCloud { bytes, max });
+        }
         if held.targets == 0 {
             self.explain_unrouted(client, &held, now);
         }
@@ -176,6 +188,7 @@ impl Hub {
         if let Some(module) = sender.module_id() {
             properties.set_system(SystemProperty::ConnectionModuleId, Some(module));
         }
+        let hops = self.count_hops(client, &mut properties);
         let name = properties.system_text(SystemProperty::OutputName);
         let output = self.output(client, sender.module_id().and(name));
         let mut encoded = Vec::with_capacity(bag.len() + 64);
@@ -194,6 +207,7 @@ impl Hub {
             output,
             properties,
             bag: Bytes::from(encoded),
+            hops,
         })
     }
 
@@ -222,8 +236,8 @@ impl Hub {
         let dropped = |reason| self.dropped(reason, &client.label, label);
         let output = Arc::new(Output {
             no_route: dropped("no_route"),
-            no_upstream: dropped("no_upstream"),
             queue_full: dropped("queue_full"),
+            way: OnceLock::new(),
             origin: Arc::new(Origin::new(sender.clone(), name)),
             source,
             candidates,
@@ -261,6 +275,7 @@ impl Hub {
             output: Arc::clone(&parsed.output),
             targets: 0,
             copies: std::mem::take(&mut client.scratch.copies),
+            grounded: None,
         }))
     }
 
@@ -290,12 +305,17 @@ impl Hub {
                 Some(seconds) => Some(u64::from(seconds) * 1000),
                 None => routing.ttl_ms,
             };
-            if let Some(Some(queue)) = routing.queues.get(target.endpoint) {
-                held.copies.push(Copy {
+            let queue = match routing.queues.get(target.endpoint) {
+                Some(Some(queue)) => Ok(queue),
+                _ => self.way_up(routing, parsed, held.message.payload.len()),
+            };
+            match queue {
+                Ok(queue) => held.copies.push(Copy {
                     queue: Arc::clone(queue),
                     priority: target.priority,
                     ttl_ms,
-                });
+                }),
+                Err(why) => held.grounded = Some(why),
             }
         }
         if held.copies.len() > 1 {
@@ -382,8 +402,11 @@ impl Hub {
         output.received.increment(1);
         if held.targets == 0 {
             output.no_route.increment(1);
-        } else if held.targets > held.copies.len() {
-            output.no_upstream.increment(1);
+        }
+        if let Some(why) = held.grounded {
+            let name = output.origin.output.as_deref();
+            let label = self.output_label(name, true);
+            self.count_dropped(why.label(), &client.label, label);
         }
         scratch.copies = held.copies;
         scratch.copies.clear();
@@ -411,73 +434,6 @@ impl Hub {
     #[must_use]
     pub fn kept(&self) -> u64 {
         self.store.kept()
-    }
-
-    /// Counts messages that the store gave up; who sent them is not always known.
-    pub(super) fn count_loss(&self, reason: &'static str, loss: &Loss) {
-        let origin = loss.origin.as_deref();
-        let output = origin.and_then(|origin| origin.output.as_deref());
-        let output = self.output_label(output, true);
-        let from = origin.map_or("unknown", |origin| origin.sender.as_str());
-        self.dropped(reason, from, output)
-            .increment(loss.messages as u64);
-    }
-
-    pub(super) fn count_dropped(&self, reason: &str, from: &str, output: &str) {
-        self.dropped(reason, from, output).increment(1);
-    }
-
-    pub(super) fn dropped(&self, reason: &str, from: &str, output: &str) -> Counter {
-        let labels = [
-            ("reason", reason),
-            ("from", from),
-            ("from_route_output", output),
-        ];
-        self.metrics.counter(observe::MESSAGES_DROPPED, &labels)
-    }
-
-    /// Counts a publish that was refused before, and is acknowledged now.
-    pub fn count_refused_again(&self, client: &Client) {
-        self.count_dropped("refused_again", &client.label, "");
-    }
-
-    /// Counts a message that found no room within `publish_stall_seconds`.
-    pub fn count_unacknowledged(&self, client: &Client) {
-        let labels = [
-            ("reason", "storage_full"),
-            ("from", &*client.label),
-            ("from_route_output", ""),
-        ];
-        let counter = self.metrics.counter(observe::MESSAGES_UNACK, &labels);
-        counter.increment(1);
-    }
-
-    /// Counts a packet over the limit, which was never read whole.
-    pub fn count_too_large(&self, client: &Client) {
-        self.count_dropped("too_large", &client.label, "");
-    }
-
-    /// The output as a label. Clients choose these names, so only those that a route takes get a
-    /// label of their own, and of these only so many; the rest is `other`.
-    pub(super) fn output_label<'a>(&self, name: Option<&'a str>, routed: bool) -> &'a str {
-        let Some(name) = name else {
-            return "";
-        };
-        if !routed {
-            return "other";
-        }
-        let mut known = self
-            .output_labels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.contains(name) {
-            return name;
-        }
-        if known.len() >= OUTPUT_LABELS_MAX {
-            return "other";
-        }
-        known.insert(name.to_owned());
-        name
     }
 }
 

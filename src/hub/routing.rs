@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::ways::Forwarding;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::{Manifest, Ttl};
 use crate::message::Endpoint;
@@ -12,20 +13,25 @@ use crate::routes::{Route, RouteDiff, RouteTable};
 use crate::store::{Queue, Store};
 
 /// Routes, their queues, and the modules' desired properties.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Routing {
     /// Counts up with every change; a client that holds an older snapshot takes the new one.
     pub generation: u64,
     /// The compiled routes.
     pub table: RouteTable,
-    /// The queue of each of the table's endpoints; none for upstream.
+    /// The queue of each of the table's endpoints; none for upstream, where each sender has its
+    /// own.
     pub queues: Vec<Option<Arc<Queue>>>,
+    /// The queues of inputs that get messages from above.
+    pub inbound: Vec<Arc<Queue>>,
     /// Time to live of messages whose route names none; `None`: for ever.
     pub ttl_ms: Option<u64>,
     /// Desired properties by module.
     pub desired: BTreeMap<String, Map<String, Value>>,
     /// What was wrong with the routes; those that were not are running.
     pub problems: Vec<String>,
+    /// What leads to the cloud goes there like this; `None`: there is none.
+    pub forwarding: Option<Arc<Forwarding>>,
 }
 
 impl Routing {
@@ -77,7 +83,7 @@ impl Routing {
             .endpoints()
             .iter()
             .map(|endpoint| match endpoint {
-                Endpoint::Upstream => None,
+                Endpoint::Upstream | Endpoint::Cloud { .. } => None,
                 Endpoint::Input { .. } => Some(store.queue(endpoint)),
             })
             .collect();
@@ -85,12 +91,14 @@ impl Routing {
             generation: old.generation + 1,
             table,
             queues,
+            inbound: old.inbound.clone(),
             ttl_ms: match manifest.ttl {
                 Ttl::Forever => None,
                 Ttl::Seconds(seconds) => Some(u64::from(seconds) * 1000),
             },
             desired: manifest.desired.clone(),
             problems,
+            forwarding: old.forwarding.clone(),
         };
         (routing, diff)
     }
@@ -102,9 +110,11 @@ impl Routing {
             generation: 0,
             table: RouteTable::new(Vec::new()),
             queues: Vec::new(),
+            inbound: Vec::new(),
             ttl_ms: None,
             desired: BTreeMap::new(),
             problems: Vec::new(),
+            forwarding: None,
         }
     }
 }

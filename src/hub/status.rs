@@ -1,7 +1,7 @@
 //! What `/status` shows.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use serde::Serialize;
 
@@ -17,6 +17,7 @@ pub struct Status {
     routes: Vec<RouteStatus>,
     queues: Vec<QueueRow>,
     queued_bytes: u64,
+    upstream: Vec<LinkStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,7 +64,39 @@ struct QueueRow {
     bytes: u64,
 }
 
+/// How a link to the cloud stands.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkStatus {
+    /// The identity that it is for, or `upstream` for all.
+    pub id: String,
+    /// `idle`, `connecting`, `connected`, `degraded` or `backing_off`.
+    pub state: &'static str,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// Where it leads, or led last.
+    pub server: Option<String>,
+    /// Why it was lost, or could not be made, last.
+    pub last_failure: Option<String>,
+    /// Tries so far.
+    pub tries: u64,
+}
+
 impl Hub {
+    /// Shows how a link stands.
+    pub fn set_link(&self, link: LinkStatus) {
+        self.links().insert(link.id.clone(), link);
+    }
+
+    /// A link is not there any more.
+    pub fn forget_link(&self, id: &str) {
+        self.links().remove(id);
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<String, LinkStatus>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Identities connected, routes with hits, queues.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -94,6 +127,7 @@ impl Hub {
                 .collect(),
             queues: self.queue_rows(),
             queued_bytes: self.store.used_bytes(),
+            upstream: self.links().values().cloned().collect(),
         }
     }
 

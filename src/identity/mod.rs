@@ -85,6 +85,18 @@ impl PartialEq for Identity {
 
 impl Eq for Identity {}
 
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Identity {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
 impl Hash for Identity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.text.hash(state);

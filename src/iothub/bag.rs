@@ -4,7 +4,9 @@
 //! as `$.mid`; all other keys are application properties. Who sent a message is never taken from
 //! its bag (`DESIGN` §4).
 
-use percent_encoding::utf8_percent_encode;
+use std::borrow::Cow;
+
+use percent_encoding::{percent_decode, utf8_percent_encode};
 use thiserror::Error;
 
 use super::ENCODED;
@@ -40,6 +42,9 @@ const WIRE_NAMES: [(&str, Option<&str>, SystemProperty); 14] = [
         SystemProperty::Operation,
     ),
 ];
+
+/// Pairs that do not go up (facts §7).
+const NOT_FORWARDED: [&[u8]; 2] = [b"ack=", b"%24.exp="];
 
 /// Names, in any case, that would say who sent a message: not taken from a client (`DESIGN` §4).
 const UNTRUSTED: [&str; 6] = [
@@ -180,6 +185,38 @@ pub fn encode(properties: &Properties, sender: &Identity, out: &mut Vec<u8>) {
     }
 }
 
+/// The bag that goes up, of one that [`encode`] wrote: without the sender, whom the cloud knows
+/// from the connection, and without what is between hub and module only (facts §7).
+pub fn forward(bag: &[u8], out: &mut Vec<u8>) {
+    let sender = memchr::memmem::rfind(bag, b"%24.cdid=").unwrap_or(bag.len());
+    let own = bag.get(..sender).unwrap_or_default();
+    let own = own.strip_suffix(b"&").unwrap_or(own);
+    let is_local = |pair: &&[u8]| NOT_FORWARDED.iter().any(|name| pair.starts_with(name));
+    let begin = out.len();
+    for pair in own
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !is_local(pair))
+    {
+        if out.len() > begin {
+            out.push(b'&');
+        }
+        out.extend_from_slice(pair);
+    }
+}
+
+/// An application property of a bag that [`encode`] wrote, decoded.
+#[must_use]
+pub fn property<'a>(bag: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+    let mut pairs = bag.split(|byte| *byte == b'&');
+    pairs.find_map(|pair| {
+        let at = memchr::memchr(b'=', pair)?;
+        let (key, value) = pair.split_at_checked(at)?;
+        let key = percent_decode(key).decode_utf8().ok()?;
+        let value = percent_decode(value.get(1..)?).decode_utf8().ok()?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
 fn escape(text: &str, out: &mut Vec<u8>) {
     for part in utf8_percent_encode(text, ENCODED) {
         out.extend_from_slice(part.as_bytes());
@@ -224,6 +261,34 @@ mod tests {
             "temp=21.5%20C&Room=a%2Bb&%24.mid=1-2&%24.cid=c&%24.uid=u\
              &%24.ct=application%2Fjson&%24.ce=utf-8&%24.cdid=edge1&%24.cmid=sensor"
         );
+    }
+
+    #[test]
+    fn what_goes_up_has_neither_sender_nor_local_properties() {
+        for (bag, up) in [
+            ("", ""),
+            ("a=1", "a=1"),
+            ("a=1&%24.mid=7", "a=1&%24.mid=7"),
+            (
+                "ack=full&a=%26b&%24.exp=2026&%24.on=x&back=1",
+                "a=%26b&back=1",
+            ),
+            ("ack=full", ""),
+        ] {
+            for sender in ["edge-1/sensor", "leaf"] {
+                let bag = written(&read(bag).unwrap(), sender);
+                let mut out = b"x".to_vec();
+                forward(bag.as_bytes(), &mut out);
+                assert_eq!(String::from_utf8(out).unwrap(), format!("x{up}"));
+            }
+        }
+        let bag = written(
+            &read("a=1&Line=7%2F8%20%C3%A4&%24.cdid=forged").unwrap(),
+            "d/m",
+        );
+        assert_eq!(property(bag.as_bytes(), "line").as_deref(), Some("7/8 ä"));
+        assert_eq!(property(bag.as_bytes(), "$.cdid").as_deref(), Some("d"));
+        assert_eq!(property(bag.as_bytes(), "other"), None);
     }
 
     #[test]

@@ -222,6 +222,13 @@ pub fn input_qos(filters: &[(String, u8)], identity: &Identity, input: &str) -> 
     qos.max()
 }
 
+/// The topic of an identity's telemetry, up to the property bag (facts §1.6).
+#[must_use]
+pub fn events_prefix(identity: &Identity) -> String {
+    let path = identity.as_str().replacen('/', "/modules/", 1);
+    format!("devices/{path}/messages/events/")
+}
+
 /// The topic of a delivery to a module's input, up to the bag, which must follow (facts §1.7).
 #[must_use]
 pub fn input_prefix(identity: &Identity, input: &str) -> String {

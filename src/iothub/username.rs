@@ -4,9 +4,10 @@
 //! value of the version, and the question mark may be missing. It is split at every `/` before
 //! anything is decoded.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
+use super::ENCODED;
 use crate::identity::{Identity, is_valid_id};
 
 /// How the user names of old machine-learning containers end, with their slashes (facts §1.3).
@@ -81,6 +82,30 @@ impl UserName {
             model_id: field(fields, "model-id")?,
             auth_chain: field(fields, "auth-chain")?,
         })
+    }
+}
+
+/// The client type of this hub, before its version: whoever gets messages from it counts hops.
+const HUB_TYPE: &str = "edgehub/";
+/// The version of the service's interface that the hub speaks upwards.
+const API_VERSION: &str = "2018-06-30";
+
+impl UserName {
+    /// Whether it is a hub that connects.
+    #[must_use]
+    pub fn is_hub(&self) -> bool {
+        let client_type = self.client_type.as_deref();
+        client_type.is_some_and(|name| name.starts_with(HUB_TYPE))
+    }
+
+    /// The user name with which the hub connects upwards for an identity.
+    #[must_use]
+    pub fn of_hub(iothub_hostname: &str, identity: &Identity) -> String {
+        let client_type = format!("{HUB_TYPE}{}", env!("CARGO_PKG_VERSION"));
+        let client_type = utf8_percent_encode(&client_type, ENCODED);
+        format!(
+            "{iothub_hostname}/{identity}/?api-version={API_VERSION}&DeviceClientType={client_type}"
+        )
     }
 }
 

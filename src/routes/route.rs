@@ -211,7 +211,7 @@ impl fmt::Display for Route {
         }
         f.write_str(" INTO ")?;
         match self.endpoint {
-            Endpoint::Upstream => f.write_str("$upstream"),
+            Endpoint::Upstream | Endpoint::Cloud { .. } => f.write_str("$upstream"),
             Endpoint::Input { .. } => {
                 f.write_str("BrokeredEndpoint(")?;
                 print_text(f, &self.sink)?;

@@ -61,7 +61,7 @@ pub struct RouteDiff {
 }
 
 /// The routes that run, indexed by source. Immutable: a reload swaps the whole table.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
     endpoints: Vec<Endpoint>,

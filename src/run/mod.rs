@@ -2,6 +2,7 @@
 
 mod durable;
 mod reload;
+mod upward;
 mod watching;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use crate::routes::RouteTable;
 use crate::server::tls::{SharedTls, TlsState};
 use crate::server::{self, Clock, Shared};
 use crate::store::Bounds;
+use crate::upstream::{Forwarder, settings};
 pub use durable::{STORE_DIR, Stopped};
 use watching::{Seen, Watch, watched};
 
@@ -67,6 +69,7 @@ pub struct Running {
     changed: mpsc::Receiver<()>,
     /// The manifest was refused for the sake of another file: read it again when one changes.
     manifest_pending: bool,
+    forwarder: Option<Forwarder>,
     log: SetLevel,
     _lock: std::fs::File,
 }
@@ -84,6 +87,7 @@ struct Read {
     manifest: (Manifest, RouteTable, Vec<Diagnostic>),
     registry: Registry,
     tls: SharedTls,
+    upstream: Option<settings::Settings>,
 }
 
 impl Read {
@@ -106,11 +110,13 @@ impl Read {
             Some(Err(error)) => keep(vec![error]),
             None => {}
         }
-        match (manifest, registry) {
-            (Ok(manifest), Ok(registry)) if problems.is_empty() => Ok(Self {
+        let upstream = upward::load(config).map_err(&mut keep);
+        match (manifest, registry, upstream) {
+            (Ok(manifest), Ok(registry), Ok(upstream)) if problems.is_empty() => Ok(Self {
                 manifest,
                 registry,
                 tls,
+                upstream,
             }),
             _ => Err(problems),
         }
@@ -162,6 +168,8 @@ impl Running {
         let hub = Hub::new(settings, read.registry, durable, metrics);
         hub.set_routes(table, &manifest, route_problems(&diagnostics));
         let hub = Arc::new(hub);
+        let start = |settings| Forwarder::start(settings, &hub, clock);
+        let forwarder = read.upstream.map(start);
         let shared = Shared::new(Arc::clone(&hub), clock, read.tls);
         let (stop, _) = watch::channel(false);
         let mut running = Self {
@@ -174,6 +182,7 @@ impl Running {
             watch,
             changed,
             manifest_pending: false,
+            forwarder,
             log,
             _lock: lock,
             config,
@@ -217,11 +226,11 @@ impl Running {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                _ = signals.hang_up.recv() => self.reload(),
+                _ = signals.hang_up.recv() => self.reload().await,
                 Some(()) = self.changed.recv() => {
                     tokio::time::sleep(SETTLE).await;
                     let _ = self.changed.try_recv();
-                    self.reload();
+                    self.reload().await;
                 }
                 _ = upkeep.tick() => self.hub.metrics().upkeep(),
                 _ = sweep.tick() => {
@@ -233,7 +242,7 @@ impl Running {
     }
 
     /// Stops accepting, tells all clients to go and waits for them, so long at most.
-    pub async fn drain(&self) {
+    pub async fn drain(&mut self) {
         tracing::info!("shutting down");
         let _ = self.stop.send(true);
         for bound in self.listeners.values() {
@@ -251,6 +260,9 @@ impl Running {
                 left = self.hub.connected(),
                 "clients left after drain_timeout_seconds"
             );
+        }
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop().await;
         }
         self.hub.close_store(self.shared.clock.now());
     }

@@ -3,17 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::watching::watched;
+use super::upward;
+use super::watching::{upstream_files, watched};
 use super::{Running, make_identities, report, route_problems, settings};
 use crate::config::Config;
 use crate::diagnostic::{Severity, texts};
 use crate::files;
 use crate::observe;
 use crate::server::tls::TlsState;
+use crate::upstream::Forwarder;
 
 impl Running {
     /// Reads what changed. A bad new version is refused with the reason, the old one stays.
-    pub(super) fn reload(&mut self) {
+    pub(super) async fn reload(&mut self) {
         let paths = watched(&self.config);
         let changed: Vec<_> = paths
             .into_iter()
@@ -23,6 +25,10 @@ impl Running {
             return;
         }
         let is = |path: &Path| changed.iter().any(|changed| changed == path);
+        let before = (
+            self.config.upstream.clone(),
+            self.config.iothub_hostname.clone(),
+        );
         if is(&self.config.file) {
             self.reload_config();
         }
@@ -40,6 +46,33 @@ impl Running {
         if certificates || identities {
             self.reload_tls();
         }
+        let (upstream, hostname) = &before;
+        if *upstream != self.config.upstream
+            || *hostname != self.config.iothub_hostname
+            || upstream_files(&self.config.upstream).any(|path| is(path))
+        {
+            self.reload_upstream().await;
+        }
+    }
+
+    /// Connections to the cloud are made anew; messages wait meanwhile.
+    async fn reload_upstream(&mut self) {
+        let path = self.config.file.clone();
+        let settings = match upward::load(&self.config) {
+            Ok(settings) => settings,
+            Err(errors) => return self.refused("upstream", &path, &errors),
+        };
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop().await;
+        }
+        self.forwarder = match settings {
+            Some(settings) => Some(Forwarder::start(settings, &self.hub, self.shared.clock)),
+            None => {
+                self.hub.set_forwarding(None);
+                None
+            }
+        };
+        self.reloaded("upstream", &path);
     }
 
     fn reload_config(&mut self) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::files;
 
 /// What the watched files held when they were last read, so that only changes count.
@@ -36,7 +36,20 @@ pub(super) fn watched(config: &Config) -> Vec<PathBuf> {
         paths.extend([tls.certificate.clone(), tls.key.clone()]);
         paths.extend(tls.client_ca.clone());
     }
+    paths.extend(upstream_files(&config.upstream).cloned());
     paths
+}
+
+/// The files that `[upstream]` names.
+pub(super) fn upstream_files(upstream: &Upstream) -> impl Iterator<Item = &PathBuf> {
+    let Upstream {
+        ca,
+        certificate,
+        key,
+        password_file,
+        ..
+    } = upstream;
+    [ca, certificate, key, password_file].into_iter().flatten()
 }
 
 /// Watches folders for changes of files in them.

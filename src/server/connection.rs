@@ -510,6 +510,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
         socket::write(&mut self.io, self.session.output(), &mut self.unflushed, cx)
+            .map_err(socket::io_error)
     }
 
     /// A quiet connection that waits holds no empty buffers.

@@ -3,7 +3,7 @@
 mod clock;
 mod connection;
 mod pending;
-mod socket;
+pub(crate) mod socket;
 pub mod tls;
 
 use std::future::poll_fn;

@@ -12,28 +12,27 @@ use crate::session::{Close, Output};
 const SLICES_MAX: usize = 32;
 
 /// Writes as much as the socket takes. `unflushed`: something was written and not flushed yet.
-pub(super) fn write<S: AsyncWrite + Unpin>(
+pub(crate) fn write<S: AsyncWrite + Unpin>(
     io: &mut S,
     output: &mut Output,
     unflushed: &mut bool,
     cx: &mut Context<'_>,
-) -> Result<(), Close> {
+) -> io::Result<()> {
     while !output.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = output.slices(&mut slices);
         let slices = slices.get(..filled).unwrap_or_default();
         match Pin::new(&mut *io).poll_write_vectored(cx, slices) {
             Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(0)) => return Err(Close::ConnectionLost),
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::BrokenPipe.into()),
             Poll::Ready(written) => {
-                let written = written.map_err(io_error)?;
-                output.advance(written);
+                output.advance(written?);
                 *unflushed = true;
             }
         }
     }
     if *unflushed && let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
-        flushed.map_err(io_error)?;
+        flushed?;
         *unflushed = false;
     }
     Ok(())

@@ -44,6 +44,7 @@ mod segment;
 pub mod state;
 mod threads;
 mod upkeep;
+mod view;
 mod words;
 mod writer;
 
@@ -312,6 +313,13 @@ impl Store {
         self.free(queue, freed);
     }
 
+    /// Has `consumer` woken with [`crate::mailbox::DELIVERY`] by the queue's next message; false
+    /// if something waits already.
+    #[must_use]
+    pub fn listen(&self, queue: &Queue, consumer: &Arc<Mailbox>) -> bool {
+        queue.lock().listen(consumer)
+    }
+
     /// Takes one message for delivery again, by its seq: `Err(true)` if it has to be read from
     /// disk first, after which `consumer` is woken; `Err(false)` if it is gone.
     ///
@@ -363,27 +371,6 @@ impl Store {
     /// A receiver has gone, or no longer reads from this queue.
     pub fn detach(&self, queue: &Queue, consumer: &Arc<Mailbox>) {
         queue.lock().detach(consumer, &self.cache);
-    }
-
-    /// What is queued, per endpoint and priority.
-    #[must_use]
-    pub fn status(&self) -> Vec<QueueStatus> {
-        let mut status: Vec<_> = self
-            .queues()
-            .iter()
-            .flat_map(|queue| queue.status())
-            .collect();
-        status.sort_by(|a, b| (&a.endpoint, a.priority).cmp(&(&b.endpoint, b.priority)));
-        status
-    }
-
-    /// Bytes of all queued messages.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        if self.log.is_none() {
-            return self.used_bytes.load(Ordering::Relaxed);
-        }
-        self.queues().iter().map(|queue| queue.lock().bytes).sum()
     }
 
     fn free(&self, queue: &Queue, freed: u64) {

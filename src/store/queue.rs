@@ -80,7 +80,7 @@ impl Queue {
     pub fn input(&self) -> &str {
         match &self.endpoint {
             Endpoint::Input { input, .. } => input,
-            Endpoint::Upstream => "",
+            Endpoint::Upstream | Endpoint::Cloud { .. } => "",
         }
     }
 
@@ -204,6 +204,20 @@ impl State {
         if std::mem::take(&mut self.idle) {
             idle.extend(self.consumer.clone());
         }
+    }
+
+    /// The most urgent lane with something that waits.
+    pub fn most_urgent(&self) -> Option<Priority> {
+        let mut lanes = self.lanes.iter();
+        let first = lanes.position(|lane| lane.waiting() > 0);
+        first.map(priority_at)
+    }
+
+    /// Has the consumer woken by the next message; false if something waits already.
+    pub fn listen(&mut self, consumer: &Arc<Mailbox>) -> bool {
+        self.attach(consumer);
+        self.idle = self.most_urgent().is_none();
+        self.idle
     }
 
     /// Moves messages into flight, most urgent lane first. True if the disk has to be read.

@@ -13,6 +13,11 @@ const WAIT_MS_MIN: u64 = 500;
 const WAIT_MS_MAX: u64 = 30_000;
 /// Between two tries while nobody answers.
 const PROBE_MS: u64 = 1000;
+/// The shortest and the longest wait for CONNACK.
+const ACCEPT_MS_MIN: u64 = 1500;
+const ACCEPT_MS_MAX: u64 = 20_000;
+/// After so long without a connection the server may have become slower than it was.
+const PATIENCE_MS: u64 = 300_000;
 /// A connection that ends sooner was no success.
 const STEADY_MS: u64 = 5000;
 
@@ -124,8 +129,12 @@ pub struct Link {
     down_ms: Option<u64>,
     /// Failures in a row of servers that answered, short connections among them.
     refusals: u32,
+    /// When the try began that is on, or was last.
+    began_ms: u64,
     /// When the next try is due.
     due_ms: u64,
+    /// From CONNECT to CONNACK, when that last worked.
+    accepted_in_ms: Option<u64>,
     /// What was said last about being down.
     said: Option<Reason>,
     last: Option<Failure>,
@@ -142,7 +151,9 @@ impl Link {
             up_ms: None,
             down_ms: None,
             refusals: 0,
+            began_ms: now_ms,
             due_ms: now_ms,
+            accepted_in_ms: None,
             said: None,
             last: None,
             tries: 0,
@@ -183,11 +194,26 @@ impl Link {
     pub fn connecting(&mut self, now_ms: u64) {
         self.down_ms.get_or_insert(now_ms);
         self.tries += 1;
+        self.began_ms = now_ms;
         self.enter(State::Connecting, now_ms);
     }
 
-    /// The server let us in.
-    pub fn connected(&mut self, now_ms: u64) -> Change {
+    /// How long to wait for CONNACK on a connection that took `dial_ms` to make. A server that
+    /// answered before is not waited for much longer than it took then: a network that
+    /// swallowed CONNECT does not give it back, and the next try may get through.
+    #[must_use]
+    pub fn accept_ms(&self, dial_ms: u64, now_ms: u64) -> u64 {
+        let down_ms = self.down_ms.map_or(0, |since| now_ms.saturating_sub(since));
+        let known = self.accepted_in_ms.filter(|_| down_ms < PATIENCE_MS);
+        let usual_ms = known.map_or(ACCEPT_MS_MAX, |known_ms| known_ms * 4);
+        usual_ms
+            .max(dial_ms * 3)
+            .clamp(ACCEPT_MS_MIN, ACCEPT_MS_MAX)
+    }
+
+    /// The server let us in, so long after CONNECT.
+    pub fn connected(&mut self, took_ms: u64, now_ms: u64) -> Change {
+        self.accepted_in_ms = Some(took_ms);
         self.up_ms = Some(now_ms);
         let down_ms = now_ms.saturating_sub(self.down_ms.take().unwrap_or(now_ms));
         self.said = None;
@@ -220,7 +246,10 @@ impl Link {
         let wait_ms = match was_up {
             // The way back is often open already.
             Some(lasted_ms) if lasted_ms >= STEADY_MS => 0,
-            None if !failure.reason.has_answered() => PROBE_MS,
+            // One try a second, the time of the last one included.
+            None if !failure.reason.has_answered() => {
+                (self.began_ms + PROBE_MS).saturating_sub(now_ms)
+            }
             _ => {
                 let bound = WAIT_MS_MIN << self.refusals.min(16);
                 self.refusals += 1;
@@ -282,6 +311,9 @@ mod tests {
                 copy.connecting(now_ms);
                 copy.failed(failure(Reason::Unreachable), now_ms, random);
                 assert_eq!(copy.due_ms(), now_ms + PROBE_MS);
+                copy.connecting(now_ms);
+                copy.failed(failure(Reason::Dns), now_ms + 5000, random);
+                assert_eq!(copy.due_ms(), now_ms + 5000);
             }
             link.connecting(now_ms);
             link.failed(failure(Reason::Refused), now_ms, bound + 1);
@@ -289,7 +321,7 @@ mod tests {
             now_ms += 50_000;
         }
         link.connecting(now_ms);
-        link.connected(now_ms);
+        link.connected(50, now_ms);
         link.failed(failure(Reason::Lost), now_ms + 4999, 30_000);
         assert_eq!(
             link.due_ms(),
@@ -297,7 +329,7 @@ mod tests {
             "a short connection is no success"
         );
         link.connecting(now_ms);
-        link.connected(now_ms);
+        link.connected(50, now_ms);
         link.failed(failure(Reason::Lost), now_ms + 5000, 30_000);
         assert_eq!(link.due_ms(), now_ms + 5000, "a steady one is");
         link.failed(failure(Reason::Refused), now_ms, 501);
@@ -308,14 +340,29 @@ mod tests {
     fn a_lost_connection_is_tried_at_once_and_so_is_a_changed_network() {
         let mut link = Link::new(0);
         link.connecting(0);
-        link.connected(10);
+        link.connected(5, 10);
         link.failed(failure(Reason::Lost), 6000, 77);
         assert_eq!((link.due_ms(), link.state()), (6000, State::BackingOff));
         link.connecting(6000);
         link.failed(failure(Reason::Unreachable), 6100, 77);
-        assert_eq!(link.due_ms(), 7100);
+        assert_eq!(link.due_ms(), 7000);
         link.network_changed(6200);
         assert_eq!(link.due_ms(), 6200);
+    }
+
+    #[test]
+    fn a_server_is_waited_for_as_long_as_it_is_known_to_need() {
+        let mut link = Link::new(0);
+        link.connecting(0);
+        assert_eq!(link.accept_ms(10, 0), ACCEPT_MS_MAX);
+        link.connected(30, 100);
+        link.failed(failure(Reason::Lost), 20_000, 0);
+        assert_eq!(link.accept_ms(10, 20_000), ACCEPT_MS_MIN);
+        assert_eq!(link.accept_ms(2000, 20_000), 6000);
+        assert_eq!(link.accept_ms(10, 320_000), ACCEPT_MS_MAX);
+        link.connected(3000, 330_000);
+        link.failed(failure(Reason::Lost), 340_000, 0);
+        assert_eq!(link.accept_ms(10, 340_000), 12_000);
     }
 
     #[test]
@@ -329,7 +376,7 @@ mod tests {
             told.extend(link.failed(failure(Reason::Unreachable), now_ms * 1000, 0));
         }
         link.connecting(60_000);
-        told.push(link.connected(60_500));
+        told.push(link.connected(50, 60_500));
         told.extend(link.degraded(false, 60_600));
         told.extend(link.degraded(true, 61_000));
         told.extend(link.degraded(true, 61_500));

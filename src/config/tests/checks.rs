@@ -127,8 +127,14 @@ fn what_this_version_lacks_is_refused() {
             "[[listener]]\nbind = \"127.0.0.1:0\"\ntrusted_proxies = [\"10.0.0.0/8\"]",
             "10:19",
         ),
-        ("[upstream]\nkind = \"iothub\"", "9:8"),
-        ("[upstream]\nkind = \"mqtt\"", "9:8"),
+        (
+            "[upstream]\nkind = \"mqtt\"\nservers = [\"h\"]\nversion = \"5\"",
+            "11:11",
+        ),
+        (
+            "[upstream]\nkind = \"iothub\"\ntransport = \"wss\"",
+            "10:13",
+        ),
     ] {
         let errors = errors_below(section);
         assert_eq!(errors.len(), 1, "{errors:?}");

@@ -1,0 +1,103 @@
+//! What comes down from the cloud: messages of subscribed topics, for inputs of modules.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Hub, Now, Uplink, lose};
+use crate::identity::Identity;
+use crate::iothub::bag;
+use crate::message::{Message, Origin, Priority, Properties};
+use crate::mqtt::Publish;
+use crate::store::{self, Append, Copy};
+use crate::topic;
+
+/// The module id that such messages carry as their sender's; a deployed module has no `$`.
+const ABOVE: &str = "$upstream";
+/// The property that holds the topic.
+const TOPIC: &str = "mqtt-topic";
+
+/// A message on its way down.
+#[derive(Debug)]
+pub struct Descending {
+    message: Arc<Message>,
+    copies: Vec<Copy>,
+}
+
+impl Hub {
+    /// Makes a message of what came from above; `None` where no subscription asks for it.
+    #[must_use]
+    pub fn descending(
+        &self,
+        uplink: &Uplink,
+        publish: &Publish<'_>,
+        now: Now,
+    ) -> Option<Descending> {
+        let routing = self.routing();
+        let max = self.limits().max_message_bytes;
+        let origin = Origin::new(Identity::module(self.device_id(), ABOVE), None);
+        let from = origin.sender.as_str();
+        if publish.payload.len() > max {
+            self.count_dropped("too_large", from, "");
+            return None;
+        }
+        let mut copies: Vec<Copy> = Vec::new();
+        let inbound = uplink.forwarding().inbound.iter();
+        for inbound in inbound.filter(|one| topic::matches(&one.filter, publish.topic)) {
+            let queue = self.store.queue(&inbound.input);
+            if !copies.iter().any(|copy| Arc::ptr_eq(&copy.queue, &queue)) {
+                copies.push(Copy {
+                    queue,
+                    priority: Priority::DEFAULT,
+                    ttl_ms: routing.ttl_ms,
+                });
+            }
+        }
+        copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        if copies.is_empty() {
+            self.count_dropped("no_route", from, "");
+            return None;
+        }
+        let mut properties = Properties::default();
+        properties.set(TOPIC, Some(publish.topic));
+        let mut encoded = Vec::new();
+        bag::encode(&properties, &origin.sender, &mut encoded);
+        let message = Message {
+            bag: encoded.into(),
+            payload: Bytes::copy_from_slice(publish.payload),
+            origin: Arc::new(origin),
+            received_ms: now.ms,
+        };
+        Some(Descending {
+            message: Arc::new(message),
+            copies,
+        })
+    }
+
+    /// Appends it to its queues; `None` while there is no room, of which the mailbox is told with
+    /// [`crate::mailbox::SPACE`]. It is kept once everything up to the seq is.
+    pub fn descend(&self, uplink: &mut Uplink, message: &Descending, now: Now) -> Option<u64> {
+        let mailbox = Arc::clone(uplink.mailbox());
+        let append = Append {
+            message: &message.message,
+            copies: &message.copies,
+            waiter: &mailbox,
+            is_patient: true,
+            is_last: false,
+            now_ms: now.ms,
+        };
+        let scratch = &mut uplink.scratch;
+        let appended = self
+            .store
+            .append(&append, &mut scratch.idle, &mut scratch.losses);
+        store::wake(&mut scratch.idle);
+        lose(self, &mut scratch.losses);
+        appended.ok()
+    }
+
+    /// Has the connection told with [`crate::mailbox::DURABLE`] when everything up to `seq` is
+    /// kept.
+    pub fn await_descended(&self, uplink: &Uplink, seq: u64) {
+        self.store.await_kept(seq, uplink.mailbox());
+    }
+}

@@ -1,0 +1,424 @@
+//! What goes up: the queues of the senders that one connection to the cloud serves.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::client::{Place, Scratch, Sent, Token};
+use super::deliver::token;
+use super::ways::{Dialect, Forwarding, Way};
+use super::{Hub, Now, lose};
+use crate::identity::Identity;
+use crate::iothub::{bag, topics};
+use crate::mailbox::Mailbox;
+use crate::message::{Message, Priority};
+use crate::mqtt::{PacketId, QoS};
+use crate::observe::{self, Runs};
+use crate::session::{InFlight, Outgoing, Upward};
+use crate::store::{Delivery, Queue};
+use crate::topic::template::{Unfit, Variable};
+
+/// Messages fetched from a queue at a time: one lock for many, and others get their turn.
+const FETCH_MAX: usize = 32;
+/// The same where new messages and the backlog take turns by their shares.
+const FETCH_SHARED: usize = 4;
+
+/// What the hub keeps for one connection to the cloud.
+pub struct Uplink {
+    /// The only sender that it serves; `None`: all of them.
+    only: Option<Identity>,
+    mailbox: Arc<Mailbox>,
+    forwarding: Arc<Forwarding>,
+    sources: Vec<Source>,
+    next: usize,
+    /// Hundredths of a turn that new messages have saved up.
+    live_turns: u32,
+    is_up: bool,
+    /// In flight on the connection before, to be sent again before anything else.
+    resumed: VecDeque<(PacketId, Place)>,
+    sent: Vec<Sent>,
+    process: Runs,
+    pub(super) scratch: Scratch,
+    topic: Vec<u8>,
+    suffix: Vec<u8>,
+}
+
+/// One queue that the connection empties.
+struct Source {
+    way: Arc<Way>,
+    queue: Arc<Queue>,
+    is_live: bool,
+    /// False once it was found empty, until the queue wakes the connection.
+    pending: bool,
+}
+
+impl Uplink {
+    pub(super) fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
+    }
+
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+}
+
+impl std::fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uplink")
+            .field("only", &self.only)
+            .field("sources", &self.sources.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// The hub's end of a connection to the cloud that serves one sender, or all.
+    #[must_use]
+    pub fn uplink(
+        &self,
+        only: Option<Identity>,
+        forwarding: Arc<Forwarding>,
+        mailbox: &Arc<Mailbox>,
+    ) -> Uplink {
+        self.ways.watch(mailbox);
+        let label = only
+            .as_ref()
+            .map_or("upstream", |identity| self.id_label(identity));
+        let process = self
+            .metrics
+            .summary(observe::PROCESS_DURATION, &[("id", label)]);
+        let mut uplink = Uplink {
+            only,
+            mailbox: Arc::clone(mailbox),
+            forwarding,
+            sources: Vec::new(),
+            next: 0,
+            live_turns: 0,
+            is_up: false,
+            resumed: VecDeque::new(),
+            sent: Vec::new(),
+            process: Runs::new(process),
+            scratch: Scratch::default(),
+            topic: Vec::new(),
+            suffix: Vec::new(),
+        };
+        self.refresh_sources(&mut uplink);
+        uplink
+    }
+
+    /// Senders whose messages go up, or went.
+    #[must_use]
+    pub fn upward_senders(&self) -> Vec<Identity> {
+        let ways = self.ways.all();
+        ways.iter().map(|way| way.sender.clone()).collect()
+    }
+
+    /// Has a mailbox told with [`crate::mailbox::ROUTES`] of new senders, and with
+    /// [`crate::mailbox::RECHECK`] of changed identities.
+    pub fn watch_senders(&self, mailbox: &Arc<Mailbox>) {
+        self.ways.watch(mailbox);
+    }
+
+    /// Raises bits at all connections to the cloud.
+    pub fn announce_upward(&self, bits: u32) {
+        self.ways.announce(bits);
+    }
+
+    /// Takes in the queues of new senders.
+    pub fn refresh_sources(&self, uplink: &mut Uplink) {
+        let serves = |way: &Arc<Way>| uplink.only.as_ref().is_none_or(|only| *only == way.sender);
+        for way in self.ways.all().into_iter().filter(serves) {
+            if uplink.forwarding.live_share.is_some() {
+                way.open_live(&self.store);
+            }
+            way.set_up(uplink.is_up);
+            for (queue, is_live) in way.queues() {
+                let is_known = |source: &Source| Arc::ptr_eq(&source.queue, queue);
+                if !uplink.sources.iter().any(is_known) {
+                    uplink.sources.push(Source {
+                        queue: Arc::clone(queue),
+                        way: Arc::clone(&way),
+                        is_live,
+                        pending: true,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Whether anything waits; if not, the mailbox is told of the first message.
+    #[must_use]
+    pub fn has_upward(&self, uplink: &mut Uplink) -> bool {
+        self.refresh_sources(uplink);
+        let mut waits = false;
+        // All of them listen from now on.
+        for source in &uplink.sources {
+            waits |= !self.store.listen(&source.queue, &uplink.mailbox);
+        }
+        waits
+    }
+
+    /// The connection is up: what comes from now on is new, what waits is backlog.
+    pub fn link_up(&self, uplink: &mut Uplink, session_present: bool) {
+        uplink.is_up = true;
+        if !session_present {
+            // The server knows nothing of those ids; the messages are in their queues.
+            uplink.resumed.clear();
+        }
+        self.refresh_sources(uplink);
+        self.upward_waiting(uplink);
+    }
+
+    /// The connection is gone: what was in flight goes back to its queues, to be sent again first.
+    pub fn link_down(&self, uplink: &mut Uplink, in_flight: VecDeque<InFlight<Token>>) {
+        uplink.is_up = false;
+        let mut parked = self.release(in_flight);
+        parked.append(&mut uplink.resumed);
+        uplink.resumed = parked;
+        for source in &uplink.sources {
+            source.way.set_up(false);
+            self.store.detach(&source.queue, &uplink.mailbox);
+        }
+        uplink.scratch = Scratch::default();
+        uplink.sent.clear();
+        uplink.process.flush();
+    }
+
+    /// A queue has messages: look at all of them again.
+    pub fn upward_waiting(&self, uplink: &mut Uplink) {
+        for source in &mut uplink.sources {
+            source.pending = true;
+        }
+    }
+
+    /// Fills the window from the queues, the most urgent first, senders taking turns. Sends
+    /// `allowance` messages at the most and returns how many it sent.
+    pub fn forward(
+        &self,
+        uplink: &mut Uplink,
+        upward: &mut Upward<Token>,
+        allowance: usize,
+        now: Now,
+    ) -> usize {
+        let output_max = self.limits().max_output_bytes;
+        let mut sent = 0;
+        while !uplink.resumed.is_empty() {
+            let room = upward.output().len() < output_max && sent < allowance;
+            if !room || !self.send_again(uplink, upward, now) {
+                return sent;
+            }
+            sent += 1;
+        }
+        loop {
+            let room_bytes = output_max.saturating_sub(upward.output().len());
+            let room = upward.room().min(allowance - sent);
+            if room == 0 || room_bytes == 0 {
+                break;
+            }
+            let Some(at) = self.choose(uplink) else {
+                break;
+            };
+            let room = (room, room_bytes as u64);
+            sent += self.forward_from(uplink, at, upward, room, now);
+        }
+        lose(self, &mut uplink.scratch.losses);
+        uplink.process.flush();
+        sent
+    }
+
+    /// The queue whose turn it is.
+    fn choose(&self, uplink: &mut Uplink) -> Option<usize> {
+        let mut best: Option<(Priority, bool, usize, usize)> = None;
+        let count = uplink.sources.len();
+        let wants_live = match uplink.forwarding.live_share {
+            Some(share) => {
+                uplink.live_turns += u32::from(share);
+                uplink.live_turns >= 100
+            }
+            None => false,
+        };
+        for (at, source) in uplink.sources.iter_mut().enumerate() {
+            if !source.pending {
+                continue;
+            }
+            let Some(priority) = self.store.most_urgent(&source.queue) else {
+                source.pending = !self.store.listen(&source.queue, &uplink.mailbox);
+                continue;
+            };
+            let is_urgent = priority.index() == 0;
+            // By urgency, then by whose share it is, then in turn.
+            let rank = (
+                if is_urgent || uplink.forwarding.live_share.is_none() {
+                    priority
+                } else {
+                    Priority::DEFAULT
+                },
+                !is_urgent && source.is_live != wants_live,
+                (at + count - uplink.next) % count,
+                at,
+            );
+            if best.is_none_or(|best| rank < best) {
+                best = Some(rank);
+            }
+        }
+        let (_, is_other, _, at) = best?;
+        if wants_live {
+            uplink.live_turns -= 100;
+        }
+        if is_other {
+            // Nothing of that share waits, so it saves nothing up either.
+            uplink.live_turns = 0;
+        }
+        uplink.next = (at + 1) % count;
+        Some(at)
+    }
+
+    fn forward_from(
+        &self,
+        uplink: &mut Uplink,
+        at: usize,
+        upward: &mut Upward<Token>,
+        (room, room_bytes): (usize, u64),
+        now: Now,
+    ) -> usize {
+        let Some(source) = uplink.sources.get_mut(at) else {
+            return 0;
+        };
+        let turn = match uplink.forwarding.live_share {
+            Some(_) => FETCH_SHARED,
+            None => FETCH_MAX,
+        };
+        let mut fetched = std::mem::take(&mut uplink.scratch.fetched);
+        let into = (&mut fetched, &mut uplink.scratch.losses);
+        let room = (room.min(turn), room_bytes);
+        self.store
+            .fetch(&source.queue, &uplink.mailbox, room, now.ms, into);
+        source.pending = !fetched.is_empty();
+        let queue = Arc::clone(&source.queue);
+        let sent = fetched.len();
+        for delivery in fetched.drain(..) {
+            let waited_ms = now.ms.saturating_sub(delivery.message.received_ms);
+            uplink.process.add(waited_ms as f64 / 1000.0);
+            let token = token(&queue, &delivery);
+            self.send_up(uplink, upward, &delivery, (token, None), now);
+        }
+        uplink.scratch.fetched = fetched;
+        sent
+    }
+
+    /// Sends one message of the connection before again, under its old id; false if it has to be
+    /// read from disk first.
+    fn send_again(&self, uplink: &mut Uplink, upward: &mut Upward<Token>, now: Now) -> bool {
+        let Some((packet_id, place)) = uplink.resumed.front() else {
+            return false;
+        };
+        let (packet_id, at) = (*packet_id, (place.priority, place.seq));
+        let queue = Arc::clone(&place.queue);
+        match self.store.fetch_one(&queue, &uplink.mailbox, at, now.ms) {
+            Ok(delivery) => {
+                let token = token(&queue, &delivery);
+                self.send_up(uplink, upward, &delivery, (token, Some(packet_id)), now);
+            }
+            Err(true) => return false,
+            // It expired, or the queue was purged.
+            Err(false) => {}
+        }
+        uplink.resumed.pop_front();
+        true
+    }
+
+    fn send_up(
+        &self,
+        uplink: &mut Uplink,
+        upward: &mut Upward<Token>,
+        delivery: &Delivery,
+        (token, packet_id): (Token, Option<PacketId>),
+        now: Now,
+    ) {
+        let message = &delivery.message;
+        uplink.topic.clear();
+        uplink.suffix.clear();
+        let (topic, suffix) = (&mut uplink.topic, &mut uplink.suffix);
+        if let Err(unfit) = address(&uplink.forwarding.dialect, message, topic, suffix) {
+            let from = message.origin.sender.as_str();
+            tracing::warn!(from, "a message for the cloud is given up: {unfit}");
+            self.count_dropped("bad_topic", from, "");
+            self.give_up(token);
+            return;
+        }
+        let out = Outgoing {
+            topic_prefix: &uplink.topic,
+            topic_suffix: &uplink.suffix,
+            payload: &message.payload,
+        };
+        let qos = if uplink.forwarding.acknowledged {
+            QoS::AtLeastOnce
+        } else {
+            QoS::AtMostOnce
+        };
+        match packet_id {
+            Some(packet_id) => upward.redeliver(&out, InFlight { packet_id, token }),
+            None => {
+                if let Some(token) = upward.deliver(now.ms, qos, &out, token) {
+                    self.forwarded(uplink, token, now);
+                }
+            }
+        }
+    }
+
+    /// The cloud acknowledged a message, or is not asked to.
+    pub fn forwarded(&self, uplink: &mut Uplink, token: Token, now: Now) {
+        let Token::Queued {
+            place,
+            origin,
+            received_ms,
+        } = token
+        else {
+            return;
+        };
+        self.store
+            .acknowledge(&place.queue, place.priority, place.seq);
+        let took_ms = now.ms.saturating_sub(received_ms);
+        self.count_sent(&mut uplink.sent, &origin, &place, took_ms);
+    }
+
+    fn give_up(&self, token: Token) {
+        if let Token::Queued { place, .. } = token {
+            self.store
+                .acknowledge(&place.queue, place.priority, place.seq);
+        }
+    }
+}
+
+/// The topic of a message up there, in two parts.
+fn address(
+    dialect: &Dialect,
+    message: &Message,
+    topic: &mut Vec<u8>,
+    suffix: &mut Vec<u8>,
+) -> Result<(), Unfit> {
+    let origin = &message.origin;
+    match dialect {
+        Dialect::IotHub => {
+            topic.extend_from_slice(topics::events_prefix(&origin.sender).as_bytes());
+            bag::forward(&message.bag, suffix);
+        }
+        Dialect::Topic(template) => {
+            let value = |variable: &Variable| match variable {
+                Variable::Device => Some(Cow::Borrowed(origin.sender.device_id())),
+                Variable::Module => origin.sender.module_id().map(Cow::Borrowed),
+                Variable::Output => origin.output.as_deref().map(Cow::Borrowed),
+                Variable::Property(name) => bag::property(&message.bag, name),
+            };
+            template.write(value, topic)?;
+            if template.takes_bag() {
+                suffix.extend_from_slice(&message.bag);
+            }
+        }
+    }
+    let bytes = topic.len() + suffix.len();
+    if bytes > crate::limits::TOPIC_BYTES_MAX {
+        return Err(Unfit::TooLong(bytes));
+    }
+    Ok(())
+}

@@ -1,0 +1,473 @@
+//! One connection to the cloud, from CONNECT to its end: moves bytes, waits, decides nothing.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Sleep;
+
+use super::dial::{Dialed, Stream, dial, tls_failure};
+use super::link::{Failure, Reason};
+use super::settings::Settings;
+use super::standing::Standing;
+use crate::hub::{Descending, Hub, Now, Token, Uplink};
+use crate::limits::TOPIC_BYTES_MAX;
+use crate::mailbox::{DELIVERY, DRAIN, DURABLE, Mailbox, RECHECK, ROUTES, SPACE};
+use crate::mqtt::{self, ConnectReturnCode, PacketId, Publish, SubAckCode};
+use crate::server::{Clock, socket};
+use crate::session::{Above, Lost, Upward};
+
+/// Read at a time.
+const READ_BYTES: usize = 8 * 1024;
+/// Messages from above that found no room and are kept here; the rest is left unacknowledged.
+const HELD_MAX: usize = 100;
+/// How long a connection that is to end waits for what is in flight.
+const LEAVE_MS: u64 = 2000;
+/// Between two looks whether answers are late.
+const LOOK_MS: u64 = 500;
+/// Until the next try to get a connection for a new token.
+const RENEW_AGAIN_MS: u64 = 10_000;
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// It was lost, or never came to be.
+    Lost(Failure),
+    /// Nothing was sent for long.
+    Idle,
+    /// It was asked to end.
+    Left,
+    /// A new one is there, for a login with a new token.
+    Renewed(Dialed),
+}
+
+enum Broken {
+    Lost(Lost),
+    Io(io::Error),
+}
+
+impl From<Lost> for Broken {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Dialed, Failure>> + Send>>;
+
+/// What a connection is for, and who is told of it.
+pub struct Ends<'a> {
+    /// Where messages come from.
+    pub hub: &'a Arc<Hub>,
+    /// The clock of all times.
+    pub clock: Clock,
+    /// Deadlines and bounds.
+    pub settings: &'a Arc<Settings>,
+    /// Wakes the connection.
+    pub mailbox: &'a Mailbox,
+    /// What it empties.
+    pub uplink: &'a mut Uplink,
+    /// Told of what changes.
+    pub standing: &'a mut Standing,
+}
+
+/// A connection and what it needs.
+pub struct Talk<'a> {
+    io: Stream,
+    ends: Ends<'a>,
+    upward: Upward<Token>,
+    /// When a new token is needed.
+    renew_ms: u64,
+    state: State,
+}
+
+struct State {
+    input: BytesMut,
+    unflushed: bool,
+    timer: Pin<Box<Sleep>>,
+    sent_ms: u64,
+    is_late: bool,
+    /// When there may be another message, after the bound was reached.
+    pace_ms: u64,
+    /// What came from above, was appended and has to be acknowledged, by seq.
+    pending: VecDeque<(PacketId, u64)>,
+    held: VecDeque<(Option<PacketId>, Descending)>,
+    /// Messages from above were left unacknowledged: only a new connection brings them again.
+    owes: bool,
+    renewing: Option<Dialling>,
+    renewed: Option<Dialed>,
+    /// It ends as soon as nothing is in flight, or then.
+    leaves_ms: Option<u64>,
+}
+
+impl<'a> Talk<'a> {
+    /// A connection on which CONNECT is about to be written; its token is to be replaced at
+    /// `renew_ms`.
+    pub fn new(io: Stream, ends: Ends<'a>, upward: Upward<Token>, renew_ms: u64) -> Self {
+        let clock = ends.clock;
+        let now_ms = clock.ms();
+        Self {
+            io,
+            ends,
+            upward,
+            renew_ms,
+            state: State {
+                input: BytesMut::new(),
+                unflushed: false,
+                timer: Box::pin(tokio::time::sleep_until(clock.instant(now_ms))),
+                sent_ms: now_ms,
+                is_late: false,
+                pace_ms: u64::MAX,
+                pending: VecDeque::new(),
+                held: VecDeque::new(),
+                owes: false,
+                renewing: None,
+                renewed: None,
+                leaves_ms: None,
+            },
+        }
+    }
+
+    /// Talks until one side ends it; also returns the packet id to go on with. What was in flight
+    /// then goes back to its queues.
+    pub async fn run(mut self) -> (End, u16) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if !matches!(end, End::Lost(_)) {
+            self.upward.disconnect();
+            let _ = std::future::poll_fn(|cx| Poll::Ready(self.write(cx))).await;
+        }
+        let (in_flight, next_id) = self.upward.park();
+        self.ends.hub.link_down(self.ends.uplink, in_flight);
+        (end, next_id)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.poll_inner(cx)
+            .map(|end| end.unwrap_or_else(|broken| End::Lost(self.failure(broken))))
+    }
+
+    fn failure(&self, broken: Broken) -> Failure {
+        let server = self.ends.standing.server();
+        let (reason, text) = match broken {
+            Broken::Io(error) => match tls_failure(server, &error) {
+                Some(failure) => return failure,
+                None => (Reason::Lost, error.to_string()),
+            },
+            Broken::Lost(Lost::Refused(code)) => (Reason::Refused, refusal(code)),
+            Broken::Lost(lost) => (Reason::Lost, lost.to_string()),
+        };
+        let was_in = self.upward.is_active() || reason == Reason::Refused;
+        Failure {
+            reason: if was_in { reason } else { Reason::Unreachable },
+            text: format!("{server}: {text}"),
+        }
+    }
+
+    /// Mail, packets in, messages out, bytes out, and again while there is progress.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Result<End, Broken>> {
+        let output_max = self.ends.hub.limits().max_output_bytes;
+        loop {
+            let now = self.ends.clock.now();
+            self.take_mail(cx, now);
+            self.upward.handle_timeout(now.ms)?;
+            self.renew(cx, now);
+            let read = self.read(cx, now)?;
+            self.forward(now);
+            let was_full = self.upward.output().len() >= output_max;
+            self.write(cx)?;
+            self.look(now);
+            if let Some(end) = self.end(now) {
+                return Poll::Ready(Ok(end));
+            }
+            let has_room_again = was_full && self.upward.output().len() < output_max;
+            if !read && !has_room_again {
+                // What was sent may have set a deadline.
+                if self.wait(cx, now).is_pending() {
+                    self.go_idle();
+                    return Poll::Pending;
+                }
+            }
+            ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+        }
+    }
+
+    fn take_mail(&mut self, cx: &Context<'_>, now: Now) {
+        let mail = self.ends.mailbox.take(cx.waker());
+        if mail & ROUTES != 0 {
+            self.ends.hub.refresh_sources(self.ends.uplink);
+        }
+        if mail & DELIVERY != 0 {
+            self.ends.hub.upward_waiting(self.ends.uplink);
+        }
+        if mail & DURABLE != 0 {
+            self.acknowledge();
+        }
+        if mail & SPACE != 0 {
+            self.go_on(now);
+        }
+        // The key may be another one: log in again with it.
+        let is_own = mail & RECHECK != 0 && self.renew_ms != u64::MAX;
+        if mail & DRAIN != 0 || is_own {
+            self.state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
+        }
+    }
+
+    /// Reads once and handles all packets that are complete; false if there was nothing.
+    fn read(&mut self, cx: &mut Context<'_>, now: Now) -> Result<bool, Broken> {
+        let mut bytes = [0; READ_BYTES];
+        let mut buf = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(result) => result?,
+        }
+        if buf.filled().is_empty() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let mut input = std::mem::take(&mut self.state.input);
+        input.extend_from_slice(buf.filled());
+        let packet_max = self.ends.hub.limits().max_message_bytes + TOPIC_BYTES_MAX;
+        while let Some((packet, used)) = mqtt::decode_from_server(&input, packet_max)
+            .map_err(|error| Lost::Decode(error.to_string()))?
+        {
+            match self.upward.handle_packet(now.ms, packet)? {
+                Above::None => {}
+                Above::Accepted { session_present } => self.accepted(session_present, now),
+                Above::Delivered(token) => self.ends.hub.forwarded(self.ends.uplink, token, now),
+                Above::Message(publish) => {
+                    let (id, message) = (publish.packet_id, self.descending(&publish, now));
+                    self.descend(id, message, now);
+                }
+                Above::Subscribed(codes) => subscribed(&self.ends.settings.filters, &codes),
+            }
+            input.advance(used);
+        }
+        self.state.input = input;
+        Ok(true)
+    }
+
+    fn accepted(&mut self, session_present: bool, now: Now) {
+        self.state.sent_ms = now.ms;
+        self.ends.hub.link_up(self.ends.uplink, session_present);
+        if !self.ends.settings.filters.is_empty() {
+            let written = self.upward.subscribe(&self.ends.settings.filters);
+            debug_assert!(written.is_ok(), "filters were checked: {written:?}");
+        }
+        self.ends.standing.accepted(now.ms);
+    }
+
+    fn descending(&self, publish: &Publish<'_>, now: Now) -> Option<Descending> {
+        self.ends.hub.descending(self.ends.uplink, publish, now)
+    }
+
+    /// Takes a message from above in, or keeps it until there is room.
+    fn descend(&mut self, packet_id: Option<PacketId>, message: Option<Descending>, now: Now) {
+        let Some(message) = message else {
+            // Nobody wants it: done with.
+            if let Some(packet_id) = packet_id {
+                self.state.pending.push_back((packet_id, 0));
+                self.acknowledge();
+            }
+            return;
+        };
+        if !self.state.held.is_empty() || !self.append(packet_id, &message, now) {
+            if self.state.held.len() < HELD_MAX {
+                self.state.held.push_back((packet_id, message));
+            } else if !std::mem::replace(&mut self.state.owes, true) {
+                tracing::warn!("messages from the cloud find no room; they are left to the cloud");
+            }
+        }
+    }
+
+    fn append(&mut self, packet_id: Option<PacketId>, message: &Descending, now: Now) -> bool {
+        let Some(seq) = self.ends.hub.descend(self.ends.uplink, message, now) else {
+            return false;
+        };
+        if let Some(packet_id) = packet_id {
+            self.state.pending.push_back((packet_id, seq));
+            self.ends.hub.await_descended(self.ends.uplink, seq);
+            self.acknowledge();
+        }
+        true
+    }
+
+    /// There may be room again for what was held.
+    fn go_on(&mut self, now: Now) {
+        while let Some((packet_id, message)) = self.state.held.pop_front() {
+            if !self.append(packet_id, &message, now) {
+                self.state.held.push_front((packet_id, message));
+                return;
+            }
+        }
+        if self.state.owes {
+            self.state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
+        }
+    }
+
+    /// Acknowledges what is kept, in the order in which it came.
+    fn acknowledge(&mut self) {
+        let kept = self.ends.hub.kept();
+        while let Some((packet_id, seq)) = self.state.pending.front() {
+            if *seq > kept {
+                return;
+            }
+            self.upward.acknowledge(*packet_id);
+            self.state.pending.pop_front();
+        }
+    }
+
+    fn forward(&mut self, now: Now) {
+        self.state.pace_ms = u64::MAX;
+        if self.state.leaves_ms.is_some() {
+            return;
+        }
+        let room = self.upward.room();
+        if room == 0 {
+            return;
+        }
+        let pace = &self.ends.settings.pace;
+        let allowed = pace.take(room, now.ms);
+        if allowed == 0 {
+            self.state.pace_ms = pace.next_ms(now.ms);
+            return;
+        }
+        let sent = self
+            .ends
+            .hub
+            .forward(self.ends.uplink, &mut self.upward, allowed, now);
+        pace.give_back(allowed - sent.min(allowed));
+        if sent > 0 {
+            self.state.sent_ms = now.ms;
+        }
+        if sent == allowed && allowed < room {
+            self.state.pace_ms = pace.next_ms(now.ms);
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let before = self.upward.output().len();
+        let unflushed = &mut self.state.unflushed;
+        socket::write(&mut self.io, self.upward.output(), unflushed, cx)?;
+        if self.upward.output().len() < before {
+            self.upward.wrote(self.ends.clock.ms());
+        }
+        Ok(())
+    }
+
+    /// Tells when answers begin to be late, or come again.
+    fn look(&mut self, now: Now) {
+        let is_late = self.upward.is_active() && self.upward.is_degraded(now.ms);
+        if is_late != self.state.is_late {
+            self.state.is_late = is_late;
+            self.ends.standing.late(is_late, now.ms);
+        }
+    }
+
+    /// Gets the next connection ready before the token of this one expires.
+    fn renew(&mut self, cx: &mut Context<'_>, now: Now) {
+        let state = &mut self.state;
+        if now.ms >= self.renew_ms && state.renewing.is_none() && state.renewed.is_none() {
+            self.renew_ms = now.ms + RENEW_AGAIN_MS;
+            let settings = Arc::clone(self.ends.settings);
+            state.renewing = Some(Box::pin(async move { dial(&settings.reach).await }));
+        }
+        let Some(renewing) = &mut state.renewing else {
+            return;
+        };
+        if let Poll::Ready(dialed) = renewing.as_mut().poll(cx) {
+            state.renewing = None;
+            if let Ok(dialed) = dialed {
+                state.renewed = Some(dialed);
+                state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
+            }
+        }
+    }
+
+    fn end(&mut self, now: Now) -> Option<End> {
+        if let Some(leaves_ms) = self.state.leaves_ms {
+            let is_quiet = self.upward.is_quiet() && self.state.pending.is_empty();
+            if !is_quiet && now.ms < leaves_ms {
+                return None;
+            }
+            return Some(match self.state.renewed.take() {
+                Some(dialed) => End::Renewed(dialed),
+                None => End::Left,
+            });
+        }
+        let idle_ms = self.ends.settings.idle_ms?;
+        let is_idle = self.upward.is_active()
+            && self.upward.is_quiet()
+            && now.ms >= self.state.sent_ms + idle_ms;
+        is_idle.then_some(End::Idle)
+    }
+
+    /// Until the next deadline; ready if it has passed.
+    fn wait(&mut self, cx: &mut Context<'_>, now: Now) -> Poll<()> {
+        let upward = &self.upward;
+        let idle_ms = self.ends.settings.idle_ms;
+        let looks = upward.is_active() && !upward.is_quiet();
+        let deadlines = [
+            upward.next_timeout(),
+            self.state.pace_ms,
+            self.renew_ms,
+            self.state.leaves_ms.unwrap_or(u64::MAX),
+            match idle_ms {
+                Some(idle_ms) if upward.is_quiet() => self.state.sent_ms + idle_ms,
+                _ => u64::MAX,
+            },
+            if looks || self.state.is_late {
+                now.ms + LOOK_MS
+            } else {
+                u64::MAX
+            },
+        ];
+        let due_ms = deadlines.into_iter().min().unwrap_or(u64::MAX);
+        let mut timer = self.state.timer.as_mut();
+        // One that has passed and changes nothing must not keep the thread busy.
+        let due_ms = due_ms.max(now.ms + 1);
+        timer.as_mut().reset(self.ends.clock.instant(due_ms));
+        timer.poll(cx)
+    }
+
+    /// A quiet connection that waits holds no empty buffers.
+    fn go_idle(&mut self) {
+        if self.state.input.is_empty() {
+            self.state.input = BytesMut::new();
+        }
+        if self.upward.is_quiet() {
+            self.upward.output().shrink();
+        }
+    }
+}
+
+fn refusal(code: ConnectReturnCode) -> String {
+    let what = match code {
+        ConnectReturnCode::NotAuthorized => {
+            "not authorized (5): is the identity known and enabled there, are its keys the same, \
+             is the clock right?"
+        }
+        ConnectReturnCode::BadUserNameOrPassword => "bad user name or password (4)",
+        ConnectReturnCode::IdentifierRejected => "client id rejected (2)",
+        ConnectReturnCode::ServerUnavailable => "not available now (3)",
+        ConnectReturnCode::UnacceptableProtocolVersion => "it does not speak MQTT 3.1.1 (1)",
+        ConnectReturnCode::Accepted => "accepted (0)",
+    };
+    format!("the server refused the login: {what}")
+}
+
+fn subscribed(filters: &[String], codes: &[SubAckCode]) {
+    for (filter, code) in filters.iter().zip(codes) {
+        if *code == SubAckCode::Failure {
+            tracing::warn!(filter, "the cloud refused the subscription");
+        }
+    }
+}
