@@ -317,7 +317,7 @@ fn sources() -> Vec<Source> {
             continue;
         };
         let is_test = below.contains("/tests/") || below.ends_with("/tests.rs");
-        if is_test || ["lib.rs", "main.rs"].contains(&below) {
+        if is_test || below.starts_with("bin/") || ["lib.rs", "main.rs"].contains(&below) {
             continue;
         }
         let room = below.split(['/', '.']).next().unwrap().to_owned();
