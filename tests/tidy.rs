@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use edgehub::observe;
 
@@ -172,6 +173,23 @@ fn nothing_is_left_over() {
         }
     }
     assert!(errors.is_empty(), "\n{errors}");
+}
+
+/// What the hub is built from, as cargo resolves it without features: the packages are there, since
+/// this test was built from them, so no network is needed.
+#[test]
+fn the_hub_is_built_without_the_stand_in_clouds_broker() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{lib}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let has = |name: &str| tree.lines().any(|line| line == name);
+    assert!(has("edgehub") && has("tokio") && has("rustls"), "{tree}");
+    assert!(!has("rumqttd"), "the shipped hub depends on rumqttd");
 }
 
 #[test]
