@@ -11,6 +11,7 @@ use crate::files;
 use crate::limits::Limits;
 use crate::message::Endpoint;
 use crate::routes::RouteTable;
+use crate::run;
 use crate::server::tls::TlsState;
 
 #[derive(Debug, Args)]
@@ -68,6 +69,7 @@ fn check_config(path: &Path) -> (Vec<String>, usize) {
     if let Some(tls) = &config.tls {
         more.extend(TlsState::load(tls, false).err());
     }
+    more.extend(run::check_upstream(&config));
     errors += more.len();
     lines.extend(more);
     (lines, errors)

@@ -37,7 +37,7 @@ pub(super) enum StoreCommand {
         /// The configuration file
         #[arg(long)]
         config: PathBuf,
-        /// MODULE/INPUT or $upstream, as `store inspect` shows it
+        /// As `store inspect` shows it: MODULE/INPUT, $upstream/SENDER, or $upstream for all senders
         #[arg(long)]
         endpoint: String,
     },
@@ -283,16 +283,24 @@ fn damage_line(damage: &Damage) -> String {
 fn purge(config: &Path, name: &str) -> Result<(), Failure> {
     let (config, _) = load(config)?;
     let before = look(&config.data_dir)?;
-    let endpoint = Endpoint::parse(name)
-        .filter(|_| before.endpoints().contains(name))
-        .ok_or_else(|| unknown(name, &before))?;
+    let known = before.endpoints().into_iter().filter(|known| {
+        // `$upstream` stands for all senders' parts of it.
+        *known == name
+            || (name == "$upstream"
+                && Endpoint::parse(known).is_some_and(|endpoint| endpoint.is_upward()))
+    });
+    let known: Vec<_> = known.collect();
+    if known.is_empty() {
+        return Err(unknown(name, &before));
+    }
     let stopped = Stopped::open(&config)?;
     let (store, clock) = (&stopped.store, stopped.clock);
     for lost in &stopped.opened.lost {
         print(&format!("damage: {lost}"))?;
     }
     store.keep_step(clock.ms(), true);
-    let messages = store.purge(&endpoint);
+    let endpoints = known.iter().filter_map(|known| Endpoint::parse(known));
+    let messages: usize = endpoints.map(|endpoint| store.purge(&endpoint)).sum();
     for _ in 0..ROUNDS {
         // It asks for the note that the purge needs.
         let now = clock.now();
@@ -304,7 +312,7 @@ fn purge(config: &Path, name: &str) -> Result<(), Failure> {
     }
     store.end(clock.ms());
     let after = look(&config.data_dir)?;
-    let waits = |lane: &&LaneReport| lane.endpoint == name && lane.messages > 0;
+    let waits = |lane: &&LaneReport| known.contains(&&*lane.endpoint) && lane.messages > 0;
     if after.lanes.iter().any(|lane| waits(&lane)) {
         let line = format!("{name} keeps its messages: the disk is full or refuses the note");
         return Err(Failure::new(UNAVAILABLE, line));

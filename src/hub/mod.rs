@@ -224,9 +224,7 @@ impl Hub {
     pub fn set_registry(&self, registry: Registry) -> Vec<Identity> {
         let old = self.registry.swap(Arc::new(registry));
         let changed = registry::changed(&old, &self.registry.load());
-        if !changed.is_empty() {
-            self.ways.announce(RECHECK);
-        }
+        self.ways.announce_to(&changed, RECHECK);
         for identity in &changed {
             // A module depends on its device's entry too.
             self.announce_if(RECHECK, |client| {

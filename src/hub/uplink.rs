@@ -80,7 +80,7 @@ impl Hub {
         forwarding: Arc<Forwarding>,
         mailbox: &Arc<Mailbox>,
     ) -> Uplink {
-        self.ways.watch(mailbox);
+        self.ways.watch(mailbox, only.clone());
         let label = only
             .as_ref()
             .map_or("upstream", |identity| self.id_label(identity));
@@ -113,10 +113,9 @@ impl Hub {
         ways.iter().map(|way| way.sender.clone()).collect()
     }
 
-    /// Has a mailbox told with [`crate::mailbox::ROUTES`] of new senders, and with
-    /// [`crate::mailbox::RECHECK`] of changed identities.
+    /// Has a mailbox told with [`crate::mailbox::ROUTES`] of new senders.
     pub fn watch_senders(&self, mailbox: &Arc<Mailbox>) {
-        self.ways.watch(mailbox);
+        self.ways.watch(mailbox, None);
     }
 
     /// Raises bits at all connections to the cloud.
@@ -232,7 +231,7 @@ impl Hub {
         let count = uplink.sources.len();
         let wants_live = match uplink.forwarding.live_share {
             Some(share) => {
-                uplink.live_turns += u32::from(share);
+                uplink.live_turns = (uplink.live_turns + u32::from(share)).min(199);
                 uplink.live_turns >= 100
             }
             None => false,

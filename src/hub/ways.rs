@@ -171,8 +171,8 @@ pub(super) struct Ways(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     by_sender: BTreeMap<Identity, Arc<Way>>,
-    /// Who wants to know of new ones.
-    watchers: Vec<Weak<Mailbox>>,
+    /// Who wants to know of new ones, and which sender it serves if it is one.
+    watchers: Vec<(Weak<Mailbox>, Option<Identity>)>,
 }
 
 impl Ways {
@@ -211,18 +211,30 @@ impl Ways {
         self.lock().by_sender.values().cloned().collect()
     }
 
-    /// Has a mailbox told of new ways, as long as it lives.
-    pub fn watch(&self, mailbox: &Arc<Mailbox>) {
+    /// Has a mailbox, which serves one sender or all, told of new ways as long as it lives.
+    pub fn watch(&self, mailbox: &Arc<Mailbox>, serves: Option<Identity>) {
         let mut state = self.lock();
-        state.watchers.retain(|other| other.strong_count() > 0);
-        state.watchers.push(Arc::downgrade(mailbox));
+        state.watchers.retain(|(other, _)| other.strong_count() > 0);
+        state.watchers.push((Arc::downgrade(mailbox), serves));
     }
 
     /// Tells all who watch.
     pub fn announce(&self, bits: u32) {
+        self.announce_if(bits, |_| true);
+    }
+
+    /// Tells those who serve one of these senders.
+    pub fn announce_to(&self, senders: &[Identity], bits: u32) {
+        let concerns = |sender: &Identity| senders.contains(sender);
+        self.announce_if(bits, |serves| serves.is_some_and(concerns));
+    }
+
+    fn announce_if(&self, bits: u32, concerns: impl Fn(Option<&Identity>) -> bool) {
         let watchers = self.lock().watchers.clone();
-        for watcher in watchers.iter().filter_map(Weak::upgrade) {
-            watcher.raise(bits);
+        for (watcher, serves) in &watchers {
+            if let Some(watcher) = watcher.upgrade().filter(|_| concerns(serves.as_ref())) {
+                watcher.raise(bits);
+            }
         }
     }
 

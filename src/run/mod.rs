@@ -317,6 +317,12 @@ pub async fn run(config: Config, log: SetLevel) -> Result<(), StartError> {
     Ok(())
 }
 
+/// What is wrong with the files that `[upstream]` names.
+#[must_use]
+pub fn check_upstream(config: &Config) -> Vec<String> {
+    upward::load(config).err().unwrap_or_default()
+}
+
 /// The signals that the hub answers to; from here on none is lost.
 pub struct Signals {
     terminate: Signal,
