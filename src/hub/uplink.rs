@@ -421,3 +421,6 @@ fn address(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
