@@ -10,10 +10,10 @@ use crate::identity::Registry;
 use crate::limits::Limits;
 use crate::message::{Origin, Properties};
 use crate::mqtt::{
-    self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, Publish, decode_from_client,
+    ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, Publish, decode_from_client,
 };
 use crate::observe::Metrics;
-use crate::session::UpwardTiming;
+use crate::session::{Above, UpwardTiming};
 use crate::store::journal::Journal;
 use crate::store::{Append, Bounds, Copy, Store};
 
@@ -144,9 +144,9 @@ fn bodies(upward: &mut Upward<Token>) -> Vec<String> {
 /// The server acknowledges these ids.
 fn acknowledge(hub: &Hub, uplink: &mut Uplink, upward: &mut Upward<Token>, ids: &[u16]) {
     for id in ids {
-        let packet = FromServer::PubAck(mqtt::PacketId::new(*id).unwrap());
+        let packet = FromServer::PubAck(PacketId::new(*id).unwrap());
         match upward.handle_packet(NOW.ms, packet).unwrap() {
-            crate::session::Above::Delivered(token) => hub.forwarded(uplink, token, NOW),
+            Above::Delivered(token) => hub.forwarded(uplink, token, NOW),
             other => panic!("{other:?}"),
         }
     }
