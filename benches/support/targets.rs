@@ -18,6 +18,14 @@ impl Targets {
         }
     }
 
+    /// A target that was missed counts in any case.
+    pub fn strict() -> Self {
+        Self {
+            check: true,
+            missed: Vec::new(),
+        }
+    }
+
     pub fn at_most(&mut self, what: &str, value: f64, bound: f64, unit: &str) {
         self.tell(what, value, ("at most", bound), unit, value <= bound);
     }

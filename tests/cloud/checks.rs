@@ -137,6 +137,12 @@ impl Sent {
         Numbered::new(sender, lane, states.len() as u32 - 1)
     }
 
+    /// The number that the next message will have.
+    pub fn next(&self, sender: &str, lane: u8) -> u32 {
+        let lane = self.lanes.get(&(sender.to_owned(), lane));
+        lane.map_or(0, |states| states.len() as u32)
+    }
+
     pub fn send_again(&mut self, message: &Numbered) {
         let state = self.state(message);
         state.times = state.times.saturating_add(1);
