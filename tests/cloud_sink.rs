@@ -497,7 +497,8 @@ fn what_goes_against_the_session_is_found() {
 
 #[test]
 fn what_was_not_sent_so_is_found() {
-    let damages: [fn(&mut Message); 6] = [
+    let damages: [fn(&mut Message); 7] = [
+        |message| message.client_id = "edge-1/b".to_owned(),
         |message| message.payload[40] ^= 1,
         |message| message.payload.truncate(3),
         |message| message.topic = message.topic.replace("%24%2Emid=a%2D0%2D0", "x=y"),
@@ -518,6 +519,8 @@ fn what_was_not_sent_so_is_found() {
     }
     let mut made = Made::default();
     made.connect().message(0, false);
+    made.last().client_id = "edge-1/a".to_owned();
+    assert_eq!(made.check(&sent(1)).faults(), 0);
     made.entries.push(Entry::Ended(Ended {
         time_us: 9,
         connection: 1,

@@ -8,17 +8,18 @@
 //! something goes wrong for 0.1 to 15 seconds, see `chaos.rs`; now and then the hub or the cloud is
 //! killed. At the end all is healed and drained, and what the cloud wrote down is compared with
 //! what was acknowledged to the modules (`tests/cloud/checks.rs`). With a fault the exit code is 1.
-//! With `--kind bridge` a module of this program takes the place of the hub's forwarder.
+//! With `--kind bridge` a module of this program takes the place of the hub's forwarder, to try the
+//! proof itself.
 //!
-//! `… -- outages [--seconds 0,15,60,120] [--kind mqtt|iothub]`: the way is cut for so long, refused
-//! and as a black hole; from healing to CONNACK at most 2 s, then 100 ms to the first message.
+//! `… -- outages [--seconds 0,15,60,120] [--kind …]`: the way is cut for so long, refused and as a
+//! black hole; from healing to CONNACK at most 2 s, then 100 ms to the first message.
 //!
-//! `… -- rtt [--ms 100] [--kind mqtt|iothub]`: a drain with a round trip of so long, at least 0.9 of
-//! window / round trip.
+//! `… -- rtt [--ms 100] [--kind …]`: a drain with a round trip of so long, at least 0.9 of window /
+//! round trip.
 //!
-//! `… -- drain [--messages 1000000] [--kind mqtt|iothub]`: a backlog of messages of 256 bytes into
-//! mosquitto, at least 0.8 of what a load generator alone gets into it in the same run; live
-//! messages of priority 0 meanwhile, p99 at most 200 ms.
+//! `… -- drain [--messages 1000000] [--kind …]`: a backlog of messages of 256 bytes into mosquitto,
+//! at least 0.8 of what a load generator alone gets into it in the same run; live messages of
+//! priority 0 meanwhile, p99 at most 200 ms.
 //!
 //! These exit with 1 where a target is missed.
 #![allow(

@@ -98,9 +98,8 @@ impl Display for Numbered {
     }
 }
 
-/// Properties of the bag that ends a topic.
-fn properties(topic: &str) -> HashMap<String, String> {
-    let bag = topic.rsplit('/').next().unwrap_or_default();
+/// What is in a bag.
+fn properties(bag: &str) -> HashMap<String, String> {
     let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let pairs = bag.split('&').filter_map(|pair| pair.split_once('='));
     pairs
@@ -353,16 +352,19 @@ impl Check<'_> {
         self.receipts.insert(body, receipt);
     }
 
-    /// The message, and how often it was sent; `None` where nobody sent it so.
+    /// The message, and how often it was sent; `None` where nobody sent it so. The device may send
+    /// for all modules, a module for itself.
     fn known(&self, message: &Message) -> Option<(Numbered, u8)> {
         let body = Numbered::read(&message.payload)?;
         let times = self.sent.times(&body)?;
-        let from = format!("/modules/{}/", body.sender);
-        let found = properties(&message.topic);
+        let client = message.client_id.split_once('/');
+        let (device, module) = client.unwrap_or((&message.client_id, &body.sender));
+        let from = format!("devices/{device}/modules/{module}/messages/events/");
+        let found = properties(message.topic.strip_prefix(&from)?);
         let as_sent = |(name, value): &(String, String)| found.get(name) == Some(value);
         let more = found.keys().filter(|name| !name.starts_with("$."));
         let same = body.properties().iter().all(as_sent) && more.count() == 2;
-        (same && message.topic.contains(&from)).then_some((body, times))
+        (same && module == body.sender).then_some((body, times))
     }
 
     /// What was sent once comes in order on each connection, be it again or not.
