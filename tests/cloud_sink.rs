@@ -430,6 +430,7 @@ fn what_is_right_is_no_fault() {
     twice.send_again(&Numbered::new("a", 0, 0));
     let mut made = Made::default();
     made.connect().message(0, false).message(0, false);
+    made.last().topic.push_str("&mqtt-dup=true");
     let findings = made.check(&twice);
     assert_eq!((findings.faults(), findings.copies), (0, 1));
     // Published and never acknowledged.
@@ -497,7 +498,8 @@ fn what_goes_against_the_session_is_found() {
 
 #[test]
 fn what_was_not_sent_so_is_found() {
-    let damages: [fn(&mut Message); 7] = [
+    let damages: [fn(&mut Message); 8] = [
+        |message| message.topic.push_str("&mqtt-dup=true"),
         |message| message.client_id = "edge-1/b".to_owned(),
         |message| message.payload[40] ^= 1,
         |message| message.payload.truncate(3),

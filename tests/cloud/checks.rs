@@ -21,6 +21,9 @@ use super::record::{Connected, Entry, Message, Why};
 /// Faults that are told in full; the others are counted.
 const TOLD_MAX: usize = 20;
 
+/// What a hub adds to what its sender marked as a repetition.
+const DUP_PROPERTY: &str = "mqtt-dup";
+
 /// What is in a message: whose it is, in which lane, and which one. The rest follows from that.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Numbered {
@@ -362,8 +365,12 @@ impl Check<'_> {
         let from = format!("devices/{device}/modules/{module}/messages/events/");
         let found = properties(message.topic.strip_prefix(&from)?);
         let as_sent = |(name, value): &(String, String)| found.get(name) == Some(value);
-        let more = found.keys().filter(|name| !name.starts_with("$."));
-        let same = body.properties().iter().all(as_sent) && more.count() == 2;
+        // The hub tells of a DUP that it got.
+        let again = found.get(DUP_PROPERTY);
+        let is_told = again.is_none_or(|told| told == "true" && times > 1);
+        let own = found.keys().filter(|name| !name.starts_with("$."));
+        let own = own.count() - usize::from(again.is_some());
+        let same = body.properties().iter().all(as_sent) && own == 2 && is_told;
         (same && module == body.sender).then_some((body, times))
     }
 
