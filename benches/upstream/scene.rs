@@ -82,7 +82,8 @@ pub fn setup(kind: Kind, cloud: SocketAddr, data: &Path, store: &str, modules: &
         Kind::Bridge => String::new(),
     };
     setup.extra = format!(
-        "[store]\n{store}\n[limits]\nmax_message_bytes = \"64KiB\"\n{upstream}\
+        "[store]\n{store}\n[limits]\nmax_message_bytes = \"64KiB\"\n\
+         endpoint_max_bytes = \"64GiB\"\nendpoint_max_messages = 1_000_000_000\n{upstream}\
          [log]\nlevel = \"warn\"\n"
     );
     setup.write_config();
