@@ -21,6 +21,8 @@ use super::record::{Connected, Entry, Message, Why};
 /// Faults that are told in full; the others are counted.
 const TOLD_MAX: usize = 20;
 
+/// What a hub sent before it was killed, its CONNECT too, may have been on its way for so long.
+const LATE_US: u64 = 20_000_000;
 /// What a hub adds to what its sender marked as a repetition.
 const DUP_PROPERTY: &str = "mqtt-dup";
 
@@ -248,7 +250,8 @@ impl Display for Findings {
 /// When a message was recorded last.
 struct Receipt {
     connection: u64,
-    time_us: u64,
+    /// When that connection began.
+    connected_us: u64,
     packet_id: u16,
     /// On that connection.
     times: u8,
@@ -322,6 +325,8 @@ impl Check<'_> {
             return self.findings.tell(what);
         };
         let lane = (body.sender.clone(), body.lane);
+        let connection = self.connections.get(&message.connection);
+        let connected_us = connection.map_or(0, |found| found.connected.time_us);
         self.within_connection(message, &body, times, &lane);
         if let Some(receipt) = self.receipts.get_mut(&body) {
             let before = Receipt { ..*receipt };
@@ -331,7 +336,7 @@ impl Check<'_> {
                 1
             };
             receipt.connection = message.connection;
-            receipt.time_us = message.time_us;
+            receipt.connected_us = connected_us;
             receipt.packet_id = message.packet_id;
             let on_this = receipt.times;
             return self.duplicate(message, &body, times, &before, on_this);
@@ -348,7 +353,7 @@ impl Check<'_> {
         }
         let receipt = Receipt {
             connection: message.connection,
-            time_us: message.time_us,
+            connected_us,
             packet_id: message.packet_id,
             times: 1,
         };
@@ -424,7 +429,8 @@ impl Check<'_> {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
-        let killed = self.sent.was_killed(before.time_us, message.time_us);
+        let since_us = before.connected_us.saturating_sub(LATE_US);
+        let killed = self.sent.was_killed(since_us, message.time_us);
         if killed || times > 1 {
             return;
         }
