@@ -37,7 +37,7 @@ pub(super) enum StoreCommand {
         /// The configuration file
         #[arg(long)]
         config: PathBuf,
-        /// As `store inspect` shows it: MODULE/INPUT, $upstream/SENDER, or $upstream for all senders
+        /// As `store inspect` shows it: MODULE/INPUT, $upstream/SENDER, or $upstream for all
         #[arg(long)]
         endpoint: String,
     },
