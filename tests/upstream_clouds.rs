@@ -1,0 +1,318 @@
+//! The way up to real clouds: a second hub and mosquitto.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+#[path = "cloud/mod.rs"]
+mod cloud;
+mod common;
+mod upward;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use edgehub::client::{Client, Hello, tls_config};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use cloud::checks::Numbered;
+use common::{End, Hub, LIMIT, Setup, certs, message_with_topic, output, publish, scene, wire};
+use upward::{Above, Due, MODULES, ROUTES, nothing_waits, tcp, upstream};
+
+/// Messages of each of three modules: ten thousand in all.
+const EACH: u32 = 3334;
+
+/// What a message carries: names and values as the module means them.
+fn properties(message: &Numbered) -> BTreeMap<String, String> {
+    let (module, number) = (&message.sender, message.number);
+    [
+        ("line", format!("Halle {}/b", number % 3)),
+        ("größe & co", "c=d+e% é#?/$\u{1f980}".to_owned()),
+        ("$.mid", format!("{module}-{number}/ä")),
+        ("$.cid", format!("{{{number}}}&x=y")),
+        ("$.uid", "Üser 1".to_owned()),
+        ("$.ct", "application/json; charset=utf-8".to_owned()),
+        ("$.ce", "utf-8".to_owned()),
+        ("$.ctime", "2026-02-03T04:05:06.789+01:00".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// The property bag as a module writes it.
+fn bag(properties: &BTreeMap<String, String>) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let pair = |(name, value)| format!("{}={}", encoded(name), encoded(value));
+    let pairs: Vec<_> = properties
+        .iter()
+        .map(|(name, value)| pair((name.as_str(), value.as_str())))
+        .collect();
+    pairs.join("&")
+}
+
+/// The topic before its bag, and what the bag says.
+fn parts(topic: &str) -> (&str, BTreeMap<String, String>) {
+    let (path, bag) = topic.rsplit_once('/').unwrap();
+    let decoded = |text| percent_decode_str(text).decode_utf8().unwrap().into_owned();
+    let pairs = bag.split('&').map(|pair| pair.split_once('=').unwrap());
+    let pairs = pairs.map(|(name, value)| (decoded(name), decoded(value)));
+    (path, pairs.collect())
+}
+
+/// One module's messages, hundreds in flight; all are acknowledged when this returns.
+async fn send(hub: &Hub, module: &str) {
+    let mut client = hub.connect(&format!("edge-1/{module}")).await;
+    let packet = |number| {
+        let message = Numbered::new(module, 0, number);
+        let topic = output(module, "out", &bag(&properties(&message)));
+        (topic, String::from_utf8(message.payload(100)).unwrap())
+    };
+    let packets: Vec<_> = (0..EACH).map(packet).collect();
+    wire::publish_many(&mut client, &packets).await;
+}
+
+/// Sends from all modules and takes what arrives: all of it once, in each module's order. `fits`
+/// looks at each message's topic.
+async fn all_arrive(hub: &Hub, receiver: &mut Client, fits: impl Fn(&Numbered, &str)) {
+    let arrive = async {
+        let mut due = Due::default();
+        while !due.all(EACH) {
+            let (topic, payload, _) = message_with_topic(receiver).await;
+            fits(&due.note(&payload), &topic);
+        }
+    };
+    tokio::join!(
+        arrive,
+        send(hub, MODULES[0]),
+        send(hub, MODULES[1]),
+        send(hub, MODULES[2])
+    );
+    nothing_waits(hub);
+    let sent = hub.metric("edgehub_messages_sent_total", &["to=\"upstream\""]);
+    assert_eq!(sent, f64::from(EACH * 3));
+    assert_eq!(hub.metric(upward::FAILURES, &[]), 0.0);
+}
+
+/// A second hub gets everything as its own module's messages.
+async fn to_a_second_hub(above: &Above, upstream: String) {
+    let mut below = above.below(ROUTES);
+    below.extra = upstream;
+    let hub = below.start();
+    let mut sink = above.sink().await;
+    all_arrive(&hub, &mut sink, |message, topic| {
+        let (path, found) = parts(topic);
+        assert_eq!(path, "devices/edge-1/modules/sink/inputs/in");
+        let mut expected = properties(message);
+        expected.insert("edgehub-hops".to_owned(), "1".to_owned());
+        expected.insert("$.cdid".to_owned(), "edge-1".to_owned());
+        expected.insert("$.cmid".to_owned(), message.sender.clone());
+        assert_eq!(found, expected);
+    })
+    .await;
+    let dropped = |hub: &Hub| hub.metric("edgehub_messages_dropped_total", &[]);
+    assert_eq!((dropped(&hub), dropped(&above.hub)), (0.0, 0.0));
+    assert_eq!(hub.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_hub_gets_everything_once_in_order_and_as_it_was_sent() {
+    let above = Above::start();
+    to_a_second_hub(&above, tcp("iothub", above.hub.tcp(), "")).await;
+}
+
+#[tokio::test]
+async fn a_second_hub_gets_everything_over_tls() {
+    let above = Above::start();
+    to_a_second_hub(&above, above.tls("localhost", &above.setup)).await;
+}
+
+const USER: &str = "gateway";
+/// With characters that a file of passwords could trip over.
+const PASSWORD: &str = "pass: w#rd %41 ü";
+
+/// A running mosquitto with TLS and a password.
+struct Mosquitto {
+    child: Child,
+    address: SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Mosquitto {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = free_address();
+        certs(&dir.path().join("certs"), &[&address.ip().to_string()], &[]);
+        let mut password = installed(&["/usr/bin/mosquitto_passwd", "mosquitto_passwd"]);
+        password.args(["-c", "-b", "passwords", USER, PASSWORD]);
+        let made = password.current_dir(&dir).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let config = format!(
+            "listener {} {}\nallow_anonymous false\npassword_file passwords\n\
+             certfile certs/server.pem\nkeyfile certs/server.key\npersistence false\nuser root\n\
+             max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n\
+             log_dest stderr\nlog_type all\n",
+            address.port(),
+            address.ip(),
+        );
+        fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = installed(&["/usr/sbin/mosquitto", "mosquitto"])
+            .args(["-c", "mosquitto.conf"])
+            .current_dir(&dir)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mosquitto = Self {
+            child,
+            address,
+            dir,
+        };
+        mosquitto.until("listens", |one| TcpStream::connect(one.address).is_ok());
+        mosquitto
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log_text(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let started = Instant::now();
+        while !holds(self) {
+            let late = started.elapsed() > LIMIT;
+            assert!(!late, "mosquitto never {what}\n{}", self.log_text());
+            std::thread::yield_now();
+        }
+    }
+
+    /// A hub's folder whose cloud this is.
+    fn below(&self, routes: &str, more: &str) -> Setup {
+        let mut setup = Setup::new(routes, &MODULES);
+        fs::write(setup.path("password"), format!("{PASSWORD}\n")).unwrap();
+        let more = format!(
+            "ca = {:?}\nusername = \"{USER}\"\npassword_file = \"password\"\n{more}",
+            self.path("certs/ca.pem")
+        );
+        setup.extra = upstream("mqtt", &[&self.address.to_string()], "tls", &more);
+        setup
+    }
+
+    /// A plain client, logged in.
+    async fn client(&self) -> Client {
+        let config = tls_config(&fs::read(self.path("certs/ca.pem")).unwrap(), None).unwrap();
+        let name = self.address.ip().to_string();
+        let mut client = Client::tls(self.address, &name, config).await.unwrap();
+        let hello = Hello {
+            client_id: "plain".to_owned(),
+            username: Some(USER.to_owned()),
+            password: Some(PASSWORD.to_owned()),
+            clean_session: true,
+            keep_alive_seconds: 0,
+        };
+        client.connect(&hello).await.unwrap();
+        client
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first of the programs that is there.
+fn installed(programs: &[&str]) -> Command {
+    let starts = |program: &&&str| {
+        let mut help = Command::new(program);
+        help.arg("-h").stdout(Stdio::null()).stderr(Stdio::null());
+        help.status().is_ok()
+    };
+    let found = programs.iter().find(starts);
+    let found = found.unwrap_or_else(|| {
+        panic!("{programs:?}: not installed; tests/run does it, and so does the package mosquitto")
+    });
+    Command::new(found)
+}
+
+/// An address that is free and stays so: no other process of the tests is on this part of the
+/// loopback.
+fn free_address() -> SocketAddr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, 128 | high, middle, low);
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn mosquitto_gets_everything_once_in_order_and_as_it_was_sent() {
+    let mosquitto = Mosquitto::start();
+    let topic = "topic = \"plant/{device}/{module}/{output}/{property:line}/\"\n";
+    let setup = mosquitto.below(ROUTES, topic);
+    let hub = setup.start();
+    let mut plain = mosquitto.client().await;
+    plain.subscribe("plant/#").await.unwrap();
+    all_arrive(&hub, &mut plain, |message, topic| {
+        let (path, found) = parts(topic);
+        let (module, line) = (&message.sender, message.number % 3);
+        assert_eq!(path, format!("plant/edge-1/{module}/out/Halle {line}%2Fb"));
+        let mut expected = properties(message);
+        expected.insert("$.cdid".to_owned(), "edge-1".to_owned());
+        expected.insert("$.cmid".to_owned(), module.clone());
+        assert_eq!(found, expected);
+    })
+    .await;
+    assert_eq!(hub.terminate(), Some(0));
+}
+
+/// The next command of a module: topic up there, and body.
+async fn command(client: &mut Client) -> (String, String) {
+    let (topic, payload, _) = message_with_topic(client).await;
+    let (path, found) = parts(&topic);
+    assert_eq!(path, "devices/edge-1/modules/b/inputs/commands");
+    let body = String::from_utf8(payload).unwrap();
+    (found["mqtt-topic"].clone(), body)
+}
+
+#[tokio::test]
+async fn commands_of_mosquitto_reach_their_module_also_those_that_came_while_the_hub_was_down() {
+    for end in End::ALL {
+        let mosquitto = Mosquitto::start();
+        let subscribe = "subscribe = [{ filter = \"down/+\", input = \"b/commands\" }]\n";
+        let setup = mosquitto.below(ROUTES, subscribe);
+        let hub = setup.start();
+        mosquitto.until("grants the filter", |one| {
+            one.log_text().contains("edge-1 1 down/+")
+        });
+        let mut plain = mosquitto.client().await;
+        let mut b = scene::receiver(&hub, "b").await;
+        publish(&mut plain, "down/now", b"first").await;
+        let first = ("down/now".to_owned(), "first".to_owned());
+        assert_eq!(command(&mut b).await, first);
+        mosquitto.until("has the acknowledgement", |one| {
+            one.log_text().contains("Received PUBACK from edge-1")
+        });
+        hub.end(end);
+        for number in 0..50 {
+            publish(&mut plain, &format!("down/{number}"), b"later").await;
+        }
+        let hub = setup.start();
+        let mut b = hub.connect("edge-1/b").await;
+        for number in 0..50 {
+            let later = (format!("down/{number}"), "later".to_owned());
+            let mut next = command(&mut b).await;
+            if end == End::Killed && number == 0 && next == first {
+                // Its acknowledgement was not on disk yet.
+                next = command(&mut b).await;
+            }
+            assert_eq!(next, later);
+        }
+        publish(&mut plain, "down/again", b"last").await;
+        let last = ("down/again".to_owned(), "last".to_owned());
+        assert_eq!(command(&mut b).await, last);
+    }
+}
