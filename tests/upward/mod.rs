@@ -3,16 +3,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use edgehub::client::Client;
-use serde_json::Value;
 
 use crate::cloud::checks::{Numbered, Sent, check};
-use crate::cloud::faults::{Mode, Proxy};
+use crate::cloud::faults::Proxy;
 use crate::cloud::record::{Entry, Message, read};
 use crate::cloud::sink::Sink;
-use crate::common::{Hub, Setup, output, wire};
+use crate::common::{Hub, LIMIT, Setup, output, wire};
 
 pub const MODULES: [&str; 3] = ["a", "b", "c"];
 pub const ROUTES: &str = r#"{"up":"FROM /messages/* INTO $upstream"}"#;
@@ -67,13 +67,33 @@ impl Scene {
         send(hub, &mut self.sent, each).await;
     }
 
+    /// So many messages of one module's output, acknowledged when this returns.
+    pub async fn send_lane(&mut self, hub: &Hub, at: (&str, u8), output: &str, count: usize) {
+        let (module, lane) = at;
+        let messages = publish(&mut self.sent, module, lane, count);
+        send_all(hub, module, output, &messages).await;
+        messages.iter().for_each(|one| self.sent.acknowledge(one));
+    }
+
     /// Waits until the cloud has everything, then reads its record as the promises want it.
     pub fn arrived(&self, hub: &Hub) {
-        nothing_waits(hub);
-        let entries = read(&self.record()).unwrap();
-        let findings = check(&entries, &self.sent, WINDOW);
-        assert_eq!(findings.faults(), 0, "{findings}\n{}", hub.log_text());
-        assert_eq!(findings.different, self.sent.published, "{findings}");
+        arrived(&self.record(), &self.sent, hub);
+    }
+
+    /// Waits until the cloud has seen the end of all connections: nothing more comes on them.
+    pub fn all_ended(&self) {
+        let started = Instant::now();
+        let is_open = |entries: &[Entry]| {
+            let begun = entries
+                .iter()
+                .filter(|one| matches!(one, Entry::Connected(_)));
+            let ended = entries.iter().filter(|one| matches!(one, Entry::Ended(_)));
+            begun.count() > ended.count()
+        };
+        while is_open(&read(&self.record()).unwrap()) {
+            assert!(started.elapsed() < LIMIT, "a connection does not end");
+            std::thread::yield_now();
+        }
     }
 
     /// Waits until the cloud has so many messages.
@@ -101,35 +121,40 @@ pub fn messages(entries: Vec<Entry>) -> Vec<Message> {
     messages.collect()
 }
 
+fn publish(sent: &mut Sent, module: &str, lane: u8, count: usize) -> Vec<Numbered> {
+    (0..count).map(|_| sent.publish(module, lane)).collect()
+}
+
 /// So many messages of each module at the same time, noted and acknowledged when this returns.
 pub async fn send(hub: &Hub, sent: &mut Sent, each: usize) {
-    let mut numbers = Vec::new();
-    for module in MODULES {
-        numbers.push(
-            (0..each)
-                .map(|_| sent.publish(module, 0))
-                .collect::<Vec<_>>(),
-        );
-    }
+    let [a, b, c] = MODULES.map(|module| publish(sent, module, 0, each));
     tokio::join!(
-        send_all(hub, "a", &numbers[0]),
-        send_all(hub, "b", &numbers[1]),
-        send_all(hub, "c", &numbers[2]),
+        send_all(hub, MODULES[0], "out", &a),
+        send_all(hub, MODULES[1], "out", &b),
+        send_all(hub, MODULES[2], "out", &c),
     );
-    for message in numbers.iter().flatten() {
+    for message in [a, b, c].iter().flatten() {
         sent.acknowledge(message);
     }
 }
 
-async fn send_all(hub: &Hub, module: &str, messages: &[Numbered]) {
+async fn send_all(hub: &Hub, module: &str, to: &str, messages: &[Numbered]) {
     let mut client = hub.connect(&format!("edge-1/{module}")).await;
     let packet = |message: &Numbered| {
         let payload = String::from_utf8(message.payload(BODY_BYTES)).unwrap();
-        (output(module, "out", &message.bag()), payload)
+        (output(module, to, &message.bag()), payload)
     };
     let packets: Vec<_> = messages.iter().map(packet).collect();
     wire::publish_many(&mut client, &packets).await;
     client.disconnect().await.unwrap();
+}
+
+/// Waits until nothing is left to go up, then reads a cloud's record as the promises want it.
+pub fn arrived(record: &Path, sent: &Sent, hub: &Hub) {
+    nothing_waits(hub);
+    let findings = check(&read(record).unwrap(), sent, WINDOW);
+    assert_eq!(findings.faults(), 0, "{findings}\n{}", hub.log_text());
+    assert_eq!(findings.different, sent.published, "{findings}");
 }
 
 /// Waits until the cloud has acknowledged everything.
@@ -137,6 +162,11 @@ pub fn nothing_waits(hub: &Hub) {
     hub.until("nothing waits", |hub| {
         hub.metric("edgehub_queue_length", &["upstream"]) == 0.0
     });
+}
+
+/// Messages that the cloud acknowledged.
+pub fn sent_up(hub: &Hub) -> f64 {
+    hub.metric("edgehub_messages_sent_total", &["to=\"upstream\""])
 }
 
 /// Waits for a link of `/status` with such a state and a last failure that says all of this.
@@ -227,17 +257,4 @@ impl Due {
             .iter()
             .all(|module| self.0.get(*module) == Some(&each))
     }
-}
-
-/// Status of the only link.
-pub fn link(hub: &Hub) -> Value {
-    hub.status()["upstream"][0].clone()
-}
-
-/// The mode on the way counts, and the hub has noticed.
-pub fn cut(scene: &Scene, hub: &Hub, mode: Mode) {
-    scene.proxy.set(mode);
-    hub.until("the link is down", |hub| {
-        hub.metric(STATE, &[]) != CONNECTED
-    });
 }
