@@ -382,7 +382,7 @@ async fn dead_connections(mode: Mode) {
             failures(hub, "lost") >= links
         });
         assert!(began.elapsed() < FOUND, "{:?}", began.elapsed());
-        log_says(&hub, &["WARN", DOWN, "the server has not answered for"]);
+        log_says(&hub, &["WARN", DOWN, "and has not answered"]);
         if mode == Mode::BlackHole {
             let state = hub.metric(STATE, &[&format!("id=\"{id}\"")]);
             assert!(state > 0.0 && state != CONNECTED, "{state}");

@@ -16,8 +16,8 @@ use crate::mqtt::{
 pub struct UpwardTiming {
     /// From CONNECT to CONNACK.
     pub accept_ms: u64,
-    /// A server from which nothing comes for so long after it was asked is gone. It is asked with
-    /// PINGREQ after half of it in silence.
+    /// A server from which nothing comes for so long is gone. It is asked with PINGREQ after half
+    /// of it in silence.
     pub dead_peer_ms: u64,
     /// How long the server may leave publications unacknowledged though it answers otherwise.
     pub ack_stall_ms: u64,
@@ -53,7 +53,7 @@ pub enum Lost {
     #[error("the server refused the login: {0:?}")]
     Refused(ConnectReturnCode),
     /// It does not answer any more.
-    #[error("the server has not answered for {0} ms")]
+    #[error("the server was asked {0} ms ago and has not answered")]
     Silent(u64),
     /// It answers, and acknowledges nothing.
     #[error("the server has acknowledged nothing for {0} ms")]
