@@ -7,125 +7,32 @@
 )]
 
 mod common;
+#[path = "edge_cloud/process.rs"]
+mod process;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Command, Output, Stdio};
 
-use edgehub::client::{Client, ClientError, Hello, Packet, tls_config};
+use edgehub::client::{Client, ClientError, Hello, Packet};
 use edgehub::identity::{Entry, Identity, Registry};
 use edgehub::iothub::sas;
 use edgehub::mqtt::{FromClient, QoS};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use common::{DEVICE, IOTHUB, LIMIT, certs, closed, publish, receive, unix_now};
+use common::{DEVICE, IOTHUB, certs, closed, publish, receive, unix_now};
+use process::{CLOUD, Cloud};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_edge-cloud");
 const TOPIC: &str = "devices/edge-1/messages/events/";
 const PRIMARY: [u8; 32] = [1; 32];
 const SECONDARY: [u8; 32] = [2; 32];
 const WRONG: [u8; 32] = [9; 32];
 const NOBODY: &str = "{\"identities\":[]}";
 
-/// A running stand-in cloud; killed when dropped.
-struct Cloud {
-    child: Child,
-    address: SocketAddr,
-    transport: String,
-    lines: Receiver<Value>,
-}
-
-impl Cloud {
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        // What the test does not take stays in the pipe, and blocks the cloud when that is full.
-        let (sender, lines) = mpsc::sync_channel(0);
-        std::thread::spawn(move || {
-            for line in stdout.lines() {
-                // The test may have ended already.
-                let _ = sender.send(serde_json::from_str(&line.unwrap()).unwrap());
-            }
-        });
-        let ready: Value = lines.recv_timeout(LIMIT).expect("no ready line");
-        assert_eq!(ready["event"], "ready");
-        let [listener] = &ready["listeners"].as_array().unwrap()[..] else {
-            panic!("{ready}");
-        };
-        Self {
-            child,
-            address: listener["address"].as_str().unwrap().parse().unwrap(),
-            transport: listener["transport"].as_str().unwrap().to_owned(),
-            lines,
-        }
-    }
-
-    fn line(&self) -> Value {
-        self.lines.recv_timeout(LIMIT).expect("no line in time")
-    }
-
-    /// The next message: topic and line.
-    fn message(&self) -> (String, Value) {
-        let line = self.line();
-        assert_eq!(line["event"], "message", "{line}");
-        assert!(line["time_ms"].as_u64().unwrap() / 1000 >= unix_now() - LIMIT.as_secs());
-        (line["topic"].as_str().unwrap().to_owned(), line)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for its end: exit code, what was left on stdout, stderr.
-    fn end(mut self) -> (Option<i32>, Vec<Value>, String) {
-        let mut rest = Vec::new();
-        loop {
-            match self.lines.recv_timeout(LIMIT) {
-                Ok(line) => rest.push(line),
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("does not end"),
-            }
-        }
-        let mut errors = String::new();
-        let mut stderr = self.child.stderr.take().unwrap();
-        stderr.read_to_string(&mut errors).unwrap();
-        (self.child.wait().unwrap().code(), rest, errors)
-    }
-
-    async fn tcp(&self, hello: &Hello) -> Result<(Client, bool), ClientError> {
-        let mut client = Client::tcp(self.address).await?;
-        let present = client.connect(hello).await?;
-        Ok((client, present))
-    }
-
-    async fn tls(&self, ca: &Path, hello: &Hello) -> Result<Client, ClientError> {
-        let config = tls_config(&fs::read(ca).unwrap(), None)?;
-        let mut client = Client::tls(self.address, "localhost", config).await?;
-        client.connect(hello).await?;
-        Ok(client)
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Runs it to an end that comes before the ready line.
 fn fails(args: &[&str], code: i32) -> String {
-    let output: Output = Command::new(BINARY).args(args).output().unwrap();
+    let output: Output = Command::new(CLOUD).args(args).output().unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
@@ -466,6 +373,19 @@ async fn ends_after_the_messages_asked_for() {
         assert_eq!(rest.len(), if quiet { 1 } else { 4 });
         assert_eq!(rest.last().unwrap()["messages"], 3);
     }
+}
+
+#[tokio::test]
+async fn ends_with_its_stdin_where_it_is_told_to() {
+    let mut cloud = Cloud::start_with(&["--until-stdin-ends"], Stdio::piped());
+    let (mut client, _) = cloud.tcp(&anybody(DEVICE)).await.unwrap();
+    passes(&cloud, &mut client, "one").await;
+    publish(&mut client, TOPIC, b"two").await;
+    drop(cloud.child.stdin.take());
+    let (code, rest, errors) = cloud.end();
+    assert_eq!((code, &*errors), (Some(0), ""));
+    assert_eq!(rest[0]["payload"], "two");
+    assert_eq!(rest[1]["messages"], 2);
 }
 
 #[test]

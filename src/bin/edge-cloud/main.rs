@@ -12,8 +12,9 @@
 //!   character outside ASCII ends the broker and with it the process.
 //! - A client that comes back while its old connection is still open can lose the new one too:
 //!   rumqttd gives connections their numbers again.
-//! - What it has acknowledged it prints before it ends at SIGTERM, SIGINT or `--messages`: first
-//!   no answer leaves any more, then what is in the broker is printed. SIGKILL has no such order.
+//! - What it has acknowledged it prints before it ends at SIGTERM, SIGINT, `--messages` or
+//!   `--until-stdin-ends`: first no answer leaves any more, then what is in the broker is printed.
+//!   SIGKILL has no such order.
 //! - Identities are read once. A client whose token expires stays.
 
 mod broker;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -71,6 +73,9 @@ struct Args {
     /// End after so many messages
     #[arg(long)]
     messages: Option<u64>,
+    /// End at the end of stdin: with whoever started it, however that one ends
+    #[arg(long)]
+    until_stdin_ends: bool,
     /// Print no messages
     #[arg(long)]
     quiet: bool,
@@ -131,6 +136,8 @@ async fn run(args: Args) -> Result<(), Failure> {
     // From here on no signal is lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::unavailable)?;
+    let left = args.until_stdin_ends.then(end_of_stdin).transpose();
+    let mut left = left.map_err(Failure::unavailable)?;
     let mut broker = Broker::start(door).await.map_err(Failure::unavailable)?;
     let refused = |error| Failure::unavailable(format!("cannot listen on {}: {error}", args.bind));
     let listener = TcpListener::bind(args.bind).await.map_err(refused)?;
@@ -146,6 +153,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         let message = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = told(&mut left) => break,
             message = broker.receive() => message.map_err(Failure::unavailable)?,
         };
         let Some(message) = message else { break };
@@ -170,6 +178,28 @@ async fn run(args: Args) -> Result<(), Failure> {
         .map_err(Failure::unavailable)?;
     say(&json!({ "event": "end", "messages": count }));
     Ok(())
+}
+
+/// Tells of the end of stdin, from a thread of its own: reading it cannot be called off.
+fn end_of_stdin() -> io::Result<oneshot::Receiver<()>> {
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || {
+            // One that cannot be read has ended, too.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            let _ = end.send(());
+        })?;
+    Ok(ended)
+}
+
+/// Waits for an end that may never be told.
+async fn told(end: &mut Option<oneshot::Receiver<()>>) {
+    match end {
+        // A thread that is gone has nothing to wait for.
+        Some(end) => drop(end.await),
+        None => std::future::pending().await,
+    }
 }
 
 /// TLS as the hub's own listeners serve it, without client certificates.
