@@ -1,28 +1,29 @@
 //! The main job with no configuration: a hub on loopback, two demo modules over real TLS
-//! connections, and what passes between them.
+//! connections, and what passes between them; or, with a cloud, how its outage passes.
+
+mod cloud;
+mod modules;
+mod outage;
 
 use std::fs;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rustls::ClientConfig;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::certs::Authority;
-use crate::client::{Client, ClientError, Hello, Packet, tls_config};
+use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::diagnostic::texts;
-use crate::files;
-use crate::identity::{Authentication, Identity};
-
-use crate::iothub::sas;
-use crate::mqtt::QoS;
 use crate::run::{Running, SetLevel, StartError};
+pub use cloud::Cloud;
 
 /// The manifest that the quickstart runs.
 pub const MANIFEST: &str = include_str!("../routes/quickstart.json");
+/// The same with one more route, to the cloud.
+pub const MANIFEST_UPSTREAM: &str = include_str!("../routes/upstream.json");
 
 const DEVICE: &str = "edge-1";
 const IOTHUB: &str = "example.azure-devices.net";
@@ -33,14 +34,13 @@ const HTTP_PORT: u16 = 9600;
 /// Between two messages for somebody who watches, and where a count was asked for.
 const PACE: Duration = Duration::from_millis(500);
 const PACE_COUNTED: Duration = Duration::from_millis(5);
-/// The demo modules' tokens last longer than anybody watches.
-const TOKEN_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Makes certificates, manifest and configuration in a folder, unless they are there already.
+/// Makes certificates, manifest and configuration in a folder; certificates only where there are
+/// none. With a cloud there is a route to it, and what waits is on disk.
 ///
 /// # Errors
 /// A sentence about the file or port.
-pub fn prepare(dir: &Path) -> Result<Config, String> {
+pub fn prepare(dir: &Path, cloud: Option<&Cloud>) -> Result<Config, String> {
     let text = |error: io::Error| format!("{}: {error}", dir.display());
     let authority = Authority::open(dir).map_err(|error| error.to_string())?;
     if !dir.join("server.pem").exists() {
@@ -49,15 +49,37 @@ pub fn prepare(dir: &Path) -> Result<Config, String> {
             .server(&names)
             .map_err(|error| error.to_string())?;
     }
-    fs::write(dir.join("manifest.json"), MANIFEST).map_err(text)?;
+    let manifest = cloud.map_or(MANIFEST, |_| MANIFEST_UPSTREAM);
+    fs::write(dir.join("manifest.json"), manifest).map_err(text)?;
+    let path = dir.join("edgehub.toml");
+    fs::write(&path, configuration(cloud.map(Cloud::address))).map_err(text)?;
+    let (config, _) = Config::load(&path).map_err(|errors| texts(&errors).join("\n"))?;
+    Ok(config)
+}
+
+fn configuration(cloud: Option<SocketAddr>) -> String {
     let (port, http) = (free_port(PORT), free_port(HTTP_PORT));
-    let config = format!(
+    let kept = match cloud {
+        None => "[store]\nsync = \"memory\"\n".to_owned(),
+        Some(address) => format!(
+            r#"[store]
+sync = "always"
+
+[upstream]
+kind = "mqtt"
+servers = ["{address}"]
+ca = "ca.pem"
+"#
+        ),
+    };
+    format!(
         r#"# Made by `edgehub quickstart`; `edgehub run --config` takes it as it is.
 device_id = "{DEVICE}"
 iothub_hostname = "{IOTHUB}"
 gateway_hostname = "{HOST}"
 manifest = "manifest.json"
 identities = "identities.json"
+data_dir = "{data}"
 
 [[listener]]
 bind = "127.0.0.1:{port}"
@@ -66,32 +88,33 @@ bind = "127.0.0.1:{port}"
 certificate = "server.pem"
 key = "server.key"
 
-[store]
-sync = "memory"
-
+{kept}
 [http]
 bind = "127.0.0.1:{http}"
 
 [log]
 level = "warn"
-"#
-    );
-    let path = dir.join("edgehub.toml");
-    fs::write(&path, config).map_err(text)?;
-    let (config, _) = Config::load(&path).map_err(|errors| texts(&errors).join("\n"))?;
-    Ok(config)
+"#,
+        data = if cloud.is_some() { "upstream" } else { "data" },
+    )
 }
 
-/// Runs hub and demo modules until Ctrl-C, or until `messages` have passed.
+/// Runs hub and demo modules until Ctrl-C, or until `messages` have passed; with a cloud, which
+/// is started and stopped, until so many readings have reached it.
 ///
 /// # Errors
-/// What keeps the hub from starting, or a demo module from talking to it.
+/// What keeps the hub or the cloud from starting, or a demo module from talking to the hub; a
+/// message that does not reach the cloud in order.
 pub async fn run(
     dir: &Path,
     config: Config,
     set_level: SetLevel,
     messages: Option<u64>,
+    mut cloud: Option<Cloud>,
 ) -> Result<(), StartError> {
+    if let Some(cloud) = &mut cloud {
+        cloud.start(dir).await.map_err(StartError::System)?;
+    }
     let mut hub = Running::start(config.clone(), set_level)?;
     let Some(address) = hub.addresses().first().copied() else {
         return Err(StartError::System("no listener".to_owned()));
@@ -101,11 +124,23 @@ pub async fn run(
         address.port(),
         dir.display()
     ));
+    if let Some(cloud) = &cloud {
+        say(&format!("cloud on {} (TLS)", cloud.address()));
+    }
     say("route readings: every message of sensor/temperature goes to monitor/readings");
     say("route alerts:   those WHERE $body.celsius > 30 go to monitor/alerts as well");
-    let demo = demo(dir, &config, address, messages);
+    let show = async {
+        let clients = modules::connect(dir, &config, address).await;
+        let clients = clients.map_err(|error| error.to_string())?;
+        match &mut cloud {
+            None => demo(clients, messages)
+                .await
+                .map_err(|error| error.to_string()),
+            Some(cloud) => outage::show(dir, hub.hub(), cloud, clients, messages).await,
+        }
+    };
     let result = tokio::select! {
-        result = demo => result.map_err(|error| StartError::System(format!("demo: {error}"))),
+        result = show => result.map_err(|error| StartError::System(format!("demo: {error}"))),
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     hub.drain().await;
@@ -113,34 +148,23 @@ pub async fn run(
 }
 
 async fn demo(
-    dir: &Path,
-    config: &Config,
-    address: SocketAddr,
+    (mut sensor, mut monitor): (Client, Client),
     messages: Option<u64>,
 ) -> Result<(), ClientError> {
-    let ca = fs::read(dir.join("ca.pem"))?;
-    let tls = tls_config(&ca, None)?;
-    let mut monitor = connect(config, address, &tls, "monitor").await?;
-    let inputs = format!("devices/{DEVICE}/modules/monitor/inputs/#");
-    monitor.subscribe(&inputs).await?;
-    let mut sensor = connect(config, address, &tls, "sensor").await?;
-    say("modules sensor and monitor are connected, each as its own identity");
-    let pace = if messages.is_some() {
-        PACE_COUNTED
-    } else {
-        PACE
-    };
-    let mut tick = tokio::time::interval(pace);
+    let mut pace = pace(messages);
     let mut sent = 0_u64;
     let mut passed = 0_u64;
     while messages.is_none_or(|messages| passed < messages) {
         tokio::select! {
-            _ = tick.tick() => {
-                measure(&mut sensor, sent).await?;
+            _ = pace.tick() => {
+                modules::measure(&mut sensor, sent, &sent.to_string()).await?;
                 sent += 1;
             }
             packet = monitor.receive() => {
-                if show(&mut monitor, packet?).await? {
+                if let Some((topic, body)) = modules::take(&mut monitor, packet?).await? {
+                    let input = modules::input(&topic);
+                    let body = String::from_utf8_lossy(&body);
+                    say(&format!("sensor/temperature -> monitor/{input:<8} {body}"));
                     passed += 1;
                 }
             }
@@ -151,67 +175,11 @@ async fn demo(
     monitor.disconnect().await
 }
 
-/// Sends one reading and waits until the hub has it.
-async fn measure(sensor: &mut Client, number: u64) -> Result<(), ClientError> {
-    let celsius = 24.0 + f64::from((number % 5) as u32) * 2.0;
-    let payload = format!("{{\"celsius\":{celsius:.1}}}");
-    let topic = format!(
-        "devices/{DEVICE}/modules/sensor/messages/events/%24.on=temperature\
-         &%24.mid={number}&%24.ct=application%2Fjson&%24.ce=utf-8"
-    );
-    sensor
-        .publish(&topic, QoS::AtLeastOnce, payload.as_bytes())
-        .await?;
-    sensor.receive().await?;
-    Ok(())
-}
-
-/// Prints a message and acknowledges it.
-async fn show(monitor: &mut Client, packet: Packet) -> Result<bool, ClientError> {
-    let Packet::Publish {
-        topic,
-        payload,
-        packet_id,
-        ..
-    } = packet
-    else {
-        return Ok(false);
-    };
-    let input = topic.split('/').nth(5).unwrap_or_default();
-    let body = String::from_utf8_lossy(&payload);
-    say(&format!("sensor/temperature -> monitor/{input:<8} {body}"));
-    if let Some(packet_id) = packet_id {
-        monitor.acknowledge(packet_id).await?;
-    }
-    Ok(true)
-}
-
-async fn connect(
-    config: &Config,
-    address: SocketAddr,
-    tls: &Arc<ClientConfig>,
-    module: &str,
-) -> Result<Client, ClientError> {
-    let identity = Identity::module(DEVICE, module);
-    let registry = files::read_identities(&config.identities)
-        .map_err(|errors| io::Error::other(errors.join("\n")))?;
-    let entry = registry.get(&identity).map(|entry| entry.authentication());
-    let Some(Authentication::Sas { primary, .. }) = entry else {
-        return Err(io::Error::other(format!("{identity} has no key")).into());
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let expiry = now.map_or(0, |now| now.as_secs()) + TOKEN_SECONDS;
-    let resource = sas::resource(IOTHUB, &identity);
-    let mut client = Client::tls(address, HOST, Arc::clone(tls)).await?;
-    let hello = Hello {
-        client_id: identity.to_string(),
-        username: Some(format!("{IOTHUB}/{identity}/?api-version=2021-04-12")),
-        password: Some(sas::sign(primary.as_bytes(), &resource, expiry)),
-        clean_session: true,
-        keep_alive_seconds: 60,
-    };
-    client.connect(&hello).await?;
-    Ok(client)
+/// When the sensor measures.
+fn pace(messages: Option<u64>) -> Interval {
+    let mut pace = tokio::time::interval(messages.map_or(PACE, |_| PACE_COUNTED));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pace
 }
 
 /// The port, or 0 for any where it is taken.

@@ -93,6 +93,25 @@ fn quickstart_ends_after_the_messages_asked_for() {
     }
 }
 
+/// The stand-in cloud is not part of the hub; where it is missing, the error says how it is made.
+#[test]
+fn quickstart_with_a_cloud_says_what_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = dir.path().join("edgehub");
+    fs::copy(BINARY, &alone).unwrap();
+    let command = Command::new(alone)
+        .args(["quickstart", "--upstream", "--dir", "made"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(command.status.code(), Some(69), "{command:?}");
+    assert_eq!(out(&command), "");
+    let text = err(&command);
+    assert!(text.contains("edge-cloud: there is no"), "{text}");
+    assert!(text.contains("--features edge-cloud` makes it"), "{text}");
+    assert!(!dir.path().join("made").exists());
+}
+
 #[tokio::test]
 async fn run_takes_the_quickstarts_folder() {
     let dir = tempfile::tempdir().unwrap();

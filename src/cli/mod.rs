@@ -7,14 +7,14 @@ mod routes;
 mod store;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::certs::Authority;
 use crate::config::Config;
-use crate::quickstart;
+use crate::quickstart::{self, Cloud};
 use crate::run::{self, StartError};
 
 /// Everything went well.
@@ -46,6 +46,9 @@ enum Command {
         /// Stop by itself after so many messages
         #[arg(long)]
         messages: Option<u64>,
+        /// Forward to a stand-in cloud as well, and show how its outages pass
+        #[arg(long)]
+        upstream: bool,
     },
     /// Run the hub in the foreground
     Run(ConfigArg),
@@ -151,7 +154,11 @@ pub fn main() -> ExitCode {
 
 fn run_command(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Quickstart { dir, messages } => start_quickstart(dir, messages),
+        Command::Quickstart {
+            dir,
+            messages,
+            upstream,
+        } => start_quickstart(&dir, messages, upstream),
         Command::Run(ConfigArg { config }) => start_hub(&config),
         Command::Check(args) => check::check(&args),
         Command::Routes { command } => routes::routes(&command),
@@ -162,7 +169,7 @@ fn run_command(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn start_hub(path: &std::path::Path) -> Result<(), Failure> {
+fn start_hub(path: &Path) -> Result<(), Failure> {
     let (config, warnings) = load(path)?;
     let set_level = logging::start(&config.log).map_err(|error| Failure::new(CONFIG, error))?;
     run::report(&warnings);
@@ -172,11 +179,14 @@ fn start_hub(path: &std::path::Path) -> Result<(), Failure> {
     Ok(result?)
 }
 
-fn start_quickstart(dir: PathBuf, messages: Option<u64>) -> Result<(), Failure> {
-    let config = quickstart::prepare(&dir).map_err(|error| Failure::new(UNAVAILABLE, error))?;
+fn start_quickstart(dir: &Path, messages: Option<u64>, upstream: bool) -> Result<(), Failure> {
+    let unavailable = |error: String| Failure::new(UNAVAILABLE, error);
+    let cloud = upstream.then(Cloud::find).transpose();
+    let cloud = cloud.map_err(unavailable)?;
+    let config = quickstart::prepare(dir, cloud.as_ref()).map_err(unavailable)?;
     let set_level = logging::start(&config.log).map_err(|error| Failure::new(CONFIG, error))?;
     let runtime = runtime(config.server.workers)?;
-    runtime.block_on(quickstart::run(&dir, config, set_level, messages))?;
+    runtime.block_on(quickstart::run(dir, config, set_level, messages, cloud))?;
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     Ok(())
 }
@@ -194,7 +204,7 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Reads the configuration; all its errors at once are the failure.
-fn load(path: &std::path::Path) -> Result<(Config, Vec<crate::diagnostic::Diagnostic>), Failure> {
+fn load(path: &Path) -> Result<(Config, Vec<crate::diagnostic::Diagnostic>), Failure> {
     Config::load(path).map_err(|diagnostics| Failure {
         code: CONFIG,
         lines: crate::diagnostic::texts(&diagnostics),

@@ -131,6 +131,14 @@ impl Hub {
         }
     }
 
+    /// Messages that wait for the cloud, those in flight among them.
+    #[must_use]
+    pub fn waiting_upward(&self) -> usize {
+        let rows = self.store.status().into_iter();
+        let upward = rows.filter(|row| row.endpoint.is_upward());
+        upward.map(|row| row.messages).sum()
+    }
+
     fn client_rows(&self) -> Vec<ClientStatus> {
         let mut rows: Vec<_> = self
             .slots

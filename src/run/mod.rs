@@ -200,6 +200,12 @@ impl Running {
         places.into_iter().map(|(_, bound)| bound.address).collect()
     }
 
+    /// The hub itself.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// The line that tells scripts that everything is bound.
     #[must_use]
     pub fn ready_line(&self) -> String {
