@@ -104,7 +104,7 @@ impl Display for Numbered {
 }
 
 /// What is in a bag.
-fn properties(bag: &str) -> HashMap<String, String> {
+pub fn properties(bag: &str) -> HashMap<String, String> {
     let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let pairs = bag.split('&').filter_map(|pair| pair.split_once('='));
     pairs
