@@ -9,7 +9,6 @@ use super::client::{Client, Input, Place, Sent, Token};
 use super::{Hub, Now, brief, lose};
 use crate::identity::policy;
 use crate::iothub::topics;
-use crate::message::Origin;
 use crate::mqtt::{PacketId, QoS, SubAckCode, Subscribe, Unsubscribe};
 use crate::observe::{self, Delivered};
 use crate::session::{InFlight, Outgoing, Session};
@@ -97,6 +96,11 @@ impl Hub {
 
     /// The client acknowledged a delivery, or none was asked of it.
     pub fn delivered(&self, client: &mut Client, token: Token, now: Now) {
+        self.done_with(&mut client.sent, token, now);
+    }
+
+    /// Takes a delivered message out of its queue, and counts it.
+    pub(super) fn done_with(&self, counters: &mut Vec<Sent>, token: Token, now: Now) {
         let Token::Queued {
             place,
             origin,
@@ -107,19 +111,7 @@ impl Hub {
         };
         self.store
             .acknowledge(&place.queue, place.priority, place.seq);
-        let took_ms = now.ms.saturating_sub(received_ms);
-        self.count_sent(&mut client.sent, &origin, &place, took_ms);
-    }
-
-    /// Counts a delivery.
-    pub(super) fn count_sent(
-        &self,
-        counters: &mut Vec<Sent>,
-        origin: &Arc<Origin>,
-        place: &Place,
-        took_ms: u64,
-    ) {
-        let known = counters.iter().position(|sent| sent.is_of(origin, place));
+        let known = counters.iter().position(|sent| sent.is_of(&origin, &place));
         let at = known.unwrap_or_else(|| {
             if counters.len() >= SENT_MAX {
                 counters.clear();
@@ -131,11 +123,12 @@ impl Hub {
                 device: self.device_id(),
                 priority: place.priority,
             });
-            counters.push(Sent::new(origin, place, metrics));
+            counters.push(Sent::new(&origin, &place, metrics));
             counters.len() - 1
         });
         if let Some(sent) = counters.get_mut(at) {
             sent.counter.increment(1);
+            let took_ms = now.ms.saturating_sub(received_ms);
             sent.duration.add(took_ms as f64 / 1000.0);
         }
     }

@@ -367,18 +367,7 @@ impl Hub {
 
     /// The cloud acknowledged a message, or is not asked to.
     pub fn forwarded(&self, uplink: &mut Uplink, token: Token, now: Now) {
-        let Token::Queued {
-            place,
-            origin,
-            received_ms,
-        } = token
-        else {
-            return;
-        };
-        self.store
-            .acknowledge(&place.queue, place.priority, place.seq);
-        let took_ms = now.ms.saturating_sub(received_ms);
-        self.count_sent(&mut uplink.sent, &origin, &place, took_ms);
+        self.done_with(&mut uplink.sent, token, now);
     }
 
     fn give_up(&self, token: Token) {
