@@ -161,6 +161,10 @@ impl<'a> Talk<'a> {
         let (reason, text) = match broken {
             Broken::Io(error) => match tls_failure(server, &error) {
                 Some(failure) => return failure,
+                // With TLS its text tells of a farewell that is missing, and where to read of that.
+                None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    (Reason::Lost, "the server closed the connection".to_owned())
+                }
                 None => (Reason::Lost, error.to_string()),
             },
             Broken::Lost(Lost::Refused(code)) => (Reason::Refused, refusal(code)),
