@@ -140,6 +140,11 @@ struct Mosquitto {
 
 impl Mosquitto {
     fn start() -> Self {
+        Self::with("")
+    }
+
+    /// `more` are lines of its configuration.
+    fn with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = free_address();
         certs(&dir.path().join("certs"), &[&address.ip().to_string()], &[]);
@@ -151,7 +156,7 @@ impl Mosquitto {
             "listener {} {}\nallow_anonymous false\npassword_file passwords\n\
              certfile certs/server.pem\nkeyfile certs/server.key\npersistence false\nuser root\n\
              max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n\
-             log_dest stderr\nlog_type all\n",
+             log_dest stderr\nlog_type all\n{more}",
             address.port(),
             address.ip(),
         );
@@ -315,4 +320,37 @@ async fn commands_of_mosquitto_reach_their_module_also_those_that_came_while_the
         let last = ("down/again".to_owned(), "last".to_owned());
         assert_eq!(command(&mut b).await, last);
     }
+}
+
+/// Brokers close the connection at what is over their limit.
+#[tokio::test]
+async fn a_message_that_the_broker_does_not_take_holds_only_its_sender_up() {
+    let mosquitto = Mosquitto::with("max_packet_size 4000\n");
+    let setup = mosquitto.below(ROUTES, "topic = \"plant/{module}\"\n");
+    let hub = setup.start();
+    let mut plain = mosquitto.client().await;
+    plain.subscribe("plant/#").await.unwrap();
+    let mut a = hub.connect("edge-1/a").await;
+    let mut b = hub.connect("edge-1/b").await;
+    publish(&mut a, &output("a", "out", ""), &[b'x'; 5000]).await;
+    publish(&mut a, &output("a", "out", ""), b"behind").await;
+    for number in 0..100 {
+        let body = format!("b {number}");
+        publish(&mut b, &output("b", "out", ""), body.as_bytes()).await;
+    }
+    for number in 0..100 {
+        let (topic, body, _) = message_with_topic(&mut plain).await;
+        assert_eq!(topic, "plant/b");
+        assert_eq!(body, format!("b {number}").into_bytes());
+    }
+    hub.until("the sender is shown as held", |hub| {
+        hub.status()["upstreamHeld"] == serde_json::json!(["edge-1/a"])
+    });
+    let log = hub.log_text();
+    assert!(
+        log.contains("closes the connection at a message of this sender"),
+        "{log}"
+    );
+    let waits = hub.metric("edgehub_queue_length", &["$upstream/edge-1/a"]);
+    assert_eq!(waits, 2.0);
 }

@@ -47,6 +47,15 @@ pub struct Place {
     pub seq: u64,
 }
 
+impl Place {
+    /// Whether it is the same message's.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.seq == other.seq
+            && self.priority == other.priority
+            && Arc::ptr_eq(&self.queue, &other.queue)
+    }
+}
+
 /// An answer that waits to be sent.
 #[derive(Debug)]
 pub(super) struct Response {

@@ -4,6 +4,7 @@
 //! [`Hub::deliver`]. Everything here is called with the time; nothing waits, and no lock is held
 //! from one call to the next.
 
+mod address;
 mod client;
 mod counts;
 mod deliver;
@@ -15,6 +16,7 @@ mod publish;
 mod requests;
 mod routing;
 mod status;
+mod suspicion;
 mod uplink;
 mod ways;
 

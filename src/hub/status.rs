@@ -18,6 +18,8 @@ pub struct Status {
     queues: Vec<QueueRow>,
     queued_bytes: u64,
     upstream: Vec<LinkStatus>,
+    /// Senders at whose messages the cloud closes the connection.
+    upstream_held: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -128,6 +130,7 @@ impl Hub {
             queues: self.queue_rows(),
             queued_bytes: self.store.used_bytes(),
             upstream: self.links().values().cloned().collect(),
+            upstream_held: self.held_senders(),
         }
     }
 

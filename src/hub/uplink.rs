@@ -1,22 +1,21 @@
 //! What goes up: the queues of the senders that one connection to the cloud serves.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::address::address;
 use super::client::{Place, Scratch, Sent, Token};
 use super::deliver::token;
-use super::ways::{Dialect, Forwarding, Way};
+use super::suspicion::{Suspicion, hold_ms};
+use super::ways::{Forwarding, Way};
 use super::{Hub, Now, lose};
 use crate::identity::Identity;
-use crate::iothub::{bag, topics};
 use crate::mailbox::Mailbox;
-use crate::message::{Message, Priority};
+use crate::message::Priority;
 use crate::mqtt::{PacketId, QoS};
 use crate::observe::{self, Runs};
 use crate::session::{InFlight, Outgoing, Upward};
 use crate::store::{Delivery, Queue};
-use crate::topic::template::{Unfit, Variable};
 
 /// Messages fetched from a queue at a time: one lock for many, and others get their turn.
 const FETCH_MAX: usize = 32;
@@ -34,6 +33,9 @@ pub struct Uplink {
     /// Hundredths of a turn that new messages have saved up.
     live_turns: u32,
     is_up: bool,
+    suspicion: Suspicion,
+    /// Some queue is left alone, or was and has not passed since.
+    has_held: bool,
     /// In flight on the connection before, to be sent again before anything else.
     resumed: VecDeque<(PacketId, Place)>,
     sent: Vec<Sent>,
@@ -50,11 +52,26 @@ struct Source {
     is_live: bool,
     /// False once it was found empty, until the queue wakes the connection.
     pending: bool,
+    /// Until when it is left alone, and how often it was.
+    held_ms: u64,
+    held_times: u32,
 }
 
 impl Uplink {
     pub(super) fn forwarding(&self) -> &Forwarding {
         &self.forwarding
+    }
+
+    /// When the next queue that was left alone is tried again; `u64::MAX`: there is none.
+    #[must_use]
+    pub fn held_ms(&self, now_ms: u64) -> u64 {
+        if !self.has_held {
+            return u64::MAX;
+        }
+        let held = self.sources.iter().map(|source| source.held_ms);
+        held.filter(|until| *until > now_ms)
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
@@ -95,6 +112,8 @@ impl Hub {
             next: 0,
             live_turns: 0,
             is_up: false,
+            suspicion: Suspicion::default(),
+            has_held: false,
             resumed: VecDeque::new(),
             sent: Vec::new(),
             process: Runs::new(process),
@@ -139,6 +158,8 @@ impl Hub {
                         way: Arc::clone(&way),
                         is_live,
                         pending: true,
+                        held_ms: 0,
+                        held_times: 0,
                     });
                 }
             }
@@ -160,6 +181,7 @@ impl Hub {
     /// The connection is up: what comes from now on is new, what waits is backlog.
     pub fn link_up(&self, uplink: &mut Uplink, session_present: bool) {
         uplink.is_up = true;
+        uplink.suspicion.begin();
         if !session_present {
             // The server knows nothing of those ids; the messages are in their queues.
             uplink.resumed.clear();
@@ -168,12 +190,23 @@ impl Hub {
         self.upward_waiting(uplink);
     }
 
-    /// The connection is gone: what was in flight goes back to its queues, to be sent again first.
-    pub fn link_down(&self, uplink: &mut Uplink, in_flight: VecDeque<InFlight<Token>>) {
+    /// The connection is gone, closed by the server or otherwise: what was in flight goes back to
+    /// its queues, to be sent again first.
+    pub fn link_down(
+        &self,
+        uplink: &mut Uplink,
+        in_flight: VecDeque<InFlight<Token>>,
+        by_server: bool,
+        now: Now,
+    ) {
         uplink.is_up = false;
+        let culprit = uplink.suspicion.end(&in_flight, by_server);
         let mut parked = self.release(in_flight);
         parked.append(&mut uplink.resumed);
         uplink.resumed = parked;
+        if let Some(place) = culprit {
+            hold(uplink, &place, now);
+        }
         for source in &uplink.sources {
             source.way.set_up(false);
             self.store.detach(&source.queue, &uplink.mailbox);
@@ -200,6 +233,11 @@ impl Hub {
         now: Now,
     ) -> usize {
         let output_max = self.limits().max_output_bytes;
+        let allowance = if uplink.suspicion.is_careful() {
+            allowance.min(usize::from(upward.is_quiet()))
+        } else {
+            allowance
+        };
         let mut sent = 0;
         while !uplink.resumed.is_empty() {
             let room = upward.output().len() < output_max && sent < allowance;
@@ -214,7 +252,7 @@ impl Hub {
             if room == 0 || room_bytes == 0 {
                 break;
             }
-            let Some(at) = self.choose(uplink) else {
+            let Some(at) = self.choose(uplink, now) else {
                 break;
             };
             let room = (room, room_bytes as u64);
@@ -226,7 +264,7 @@ impl Hub {
     }
 
     /// The queue whose turn it is.
-    fn choose(&self, uplink: &mut Uplink) -> Option<usize> {
+    fn choose(&self, uplink: &mut Uplink, now: Now) -> Option<usize> {
         let mut best: Option<(Priority, bool, usize, usize)> = None;
         let count = uplink.sources.len();
         let wants_live = match uplink.forwarding.live_share {
@@ -237,7 +275,7 @@ impl Hub {
             None => false,
         };
         for (at, source) in uplink.sources.iter_mut().enumerate() {
-            if !source.pending {
+            if !source.pending || source.held_ms > now.ms {
                 continue;
             }
             let Some(priority) = self.store.most_urgent(&source.queue) else {
@@ -367,7 +405,20 @@ impl Hub {
 
     /// The cloud acknowledged a message, or is not asked to.
     pub fn forwarded(&self, uplink: &mut Uplink, token: Token, now: Now) {
+        uplink.suspicion.acknowledge();
+        if let Token::Queued { place, .. } = &token
+            && uplink.has_held
+        {
+            release_held(uplink, place);
+        }
         self.done_with(&mut uplink.sent, token, now);
+    }
+
+    /// Senders at whose messages the cloud closes the connection.
+    pub(super) fn held_senders(&self) -> Vec<String> {
+        let ways = self.ways.all();
+        let held = ways.iter().filter(|way| way.is_held());
+        held.map(|way| way.sender.to_string()).collect()
     }
 
     fn give_up(&self, token: Token) {
@@ -378,37 +429,37 @@ impl Hub {
     }
 }
 
-/// The topic of a message up there, in two parts.
-fn address(
-    dialect: &Dialect,
-    message: &Message,
-    topic: &mut Vec<u8>,
-    suffix: &mut Vec<u8>,
-) -> Result<(), Unfit> {
-    let origin = &message.origin;
-    match dialect {
-        Dialect::IotHub => {
-            topic.extend_from_slice(topics::events_prefix(&origin.sender).as_bytes());
-            bag::forward(&message.bag, suffix);
-        }
-        Dialect::Topic(template) => {
-            let value = |variable: &Variable| match variable {
-                Variable::Device => Some(Cow::Borrowed(origin.sender.device_id())),
-                Variable::Module => origin.sender.module_id().map(Cow::Borrowed),
-                Variable::Output => origin.output.as_deref().map(Cow::Borrowed),
-                Variable::Property(name) => bag::property(&message.bag, name),
-            };
-            template.write(value, topic)?;
-            if template.takes_bag() {
-                suffix.extend_from_slice(&message.bag);
-            }
+/// A message of a queue that was left alone has passed.
+fn release_held(uplink: &mut Uplink, place: &Place) {
+    for source in &mut uplink.sources {
+        if source.held_times > 0 && Arc::ptr_eq(&source.queue, &place.queue) {
+            source.held_times = 0;
+            source.way.set_held(false);
         }
     }
-    let bytes = topic.len() + suffix.len();
-    if bytes > crate::limits::TOPIC_BYTES_MAX {
-        return Err(Unfit::TooLong(bytes));
-    }
-    Ok(())
+    uplink.has_held = uplink.sources.iter().any(|source| source.held_times > 0);
+}
+
+/// Leaves the queue of a message alone for a while, so that others pass.
+fn hold(uplink: &mut Uplink, place: &Place, now: Now) {
+    let is_it = |queue: &Arc<Queue>| Arc::ptr_eq(queue, &place.queue);
+    uplink.resumed.retain(|(_, other)| !is_it(&other.queue));
+    let mut sources = uplink.sources.iter_mut();
+    let Some(source) = sources.find(|source| is_it(&source.queue)) else {
+        return;
+    };
+    source.held_times += 1;
+    let wait_ms = hold_ms(source.held_times);
+    source.held_ms = now.ms + wait_ms;
+    source.way.set_held(true);
+    uplink.has_held = true;
+    let (from, wait_s) = (source.way.sender.as_str(), wait_ms / 1000);
+    tracing::warn!(
+        from,
+        wait_s,
+        "the cloud closes the connection at a message of this sender; its messages wait: is it over \
+         the server's limit (max_message_bytes), or its topic not allowed there?"
+    );
 }
 
 #[cfg(test)]

@@ -133,6 +133,8 @@ pub struct Way {
     /// What came while the link was up, where there is a live share.
     live: OnceLock<Arc<Queue>>,
     is_up: AtomicBool,
+    /// The cloud closes the connection at one of its messages.
+    is_held: AtomicBool,
 }
 
 impl Way {
@@ -152,6 +154,14 @@ impl Way {
     pub(super) fn queues(&self) -> impl Iterator<Item = (&Arc<Queue>, bool)> {
         let live = self.live.get().map(|queue| (queue, true));
         std::iter::once((&self.backlog, false)).chain(live)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_held(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
     }
 
     pub(super) fn set_up(&self, is_up: bool) {
@@ -201,6 +211,7 @@ impl Ways {
             backlog: queue(sender, false, store),
             live: OnceLock::new(),
             is_up: AtomicBool::new(false),
+            is_held: AtomicBool::new(false),
         });
         state.by_sender.insert(sender.clone(), Arc::clone(&way));
         (way, true)

@@ -97,6 +97,8 @@ struct State {
     timer: Pin<Box<Sleep>>,
     sent_ms: u64,
     is_late: bool,
+    /// The server closed it.
+    is_closed: bool,
     /// When there may be another message, after the bound was reached.
     pace_ms: u64,
     /// What came from above, was appended and has to be acknowledged, by seq.
@@ -127,6 +129,7 @@ impl<'a> Talk<'a> {
                 timer: Box::pin(tokio::time::sleep_until(clock.instant(now_ms))),
                 sent_ms: now_ms,
                 is_late: false,
+                is_closed: false,
                 pace_ms: u64::MAX,
                 pending: VecDeque::new(),
                 held: VecDeque::new(),
@@ -147,13 +150,19 @@ impl<'a> Talk<'a> {
             let _ = std::future::poll_fn(|cx| Poll::Ready(self.write(cx))).await;
         }
         let (in_flight, next_id) = self.upward.park();
-        self.ends.hub.link_down(self.ends.uplink, in_flight);
+        let now = self.ends.clock.now();
+        self.ends
+            .hub
+            .link_down(self.ends.uplink, in_flight, self.state.is_closed, now);
         (end, next_id)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.poll_inner(cx)
-            .map(|end| end.unwrap_or_else(|broken| End::Lost(self.failure(broken))))
+        let end = ready!(self.poll_inner(cx));
+        Poll::Ready(end.unwrap_or_else(|broken| {
+            self.state.is_closed = matches!(broken, Broken::Io(_));
+            End::Lost(self.failure(broken))
+        }))
     }
 
     fn failure(&self, broken: Broken) -> Failure {
@@ -422,6 +431,7 @@ impl<'a> Talk<'a> {
         let deadlines = [
             upward.next_timeout(),
             self.state.pace_ms,
+            self.ends.uplink.held_ms(now.ms),
             self.renew_ms,
             self.state.leaves_ms.unwrap_or(u64::MAX),
             match idle_ms {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
+use crate::hub::Dialect;
 use crate::hub::{Durable, Inbound, Settings};
 use crate::identity::Registry;
+use crate::iothub::bag;
 use crate::limits::Limits;
-use crate::message::{Origin, Properties};
+use crate::message::{Message, Origin, Properties};
 use crate::mqtt::{
     ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, Publish, decode_from_client,
 };
@@ -198,7 +200,7 @@ fn what_was_in_flight_goes_first_under_its_ids_where_the_session_lives() {
         assert_eq!(bodies(&mut first), ["0", "1", "2", "3"]);
         acknowledge(&hub, &mut uplink, &mut first, &[2]);
         let (in_flight, next_id) = first.park();
-        hub.link_down(&mut uplink, in_flight);
+        hub.link_down(&mut uplink, in_flight, true, NOW);
         let mut second = upward(4, next_id);
         hub.link_up(&mut uplink, present);
         hub.forward(&mut uplink, &mut second, 100, NOW);
@@ -215,6 +217,66 @@ fn what_was_in_flight_goes_first_under_its_ids_where_the_session_lives() {
         hub.forward(&mut uplink, &mut second, 100, NOW);
         assert_eq!(bodies(&mut second), ["5"]);
     }
+}
+
+#[test]
+fn a_message_at_which_the_server_closes_the_connection_holds_only_its_sender_up() {
+    let hub = hub();
+    let mailbox = Arc::new(Mailbox::default());
+    let mut uplink = hub.uplink(None, forwarding(None), &mailbox);
+    for (sender, bodies) in [
+        ("edge-1/a", ["a0", "poison", "a2"]),
+        ("edge-1/b", ["b0", "b1", "b2"]),
+    ] {
+        for body in bodies {
+            put(&hub, sender, 5, false, body);
+        }
+    }
+    let mut now = NOW;
+    let mut next_id = 1;
+    let mut came = Vec::new();
+    let mut connections = 0;
+    // The server acknowledges until it meets the one that it does not like.
+    while came.len() < 4 {
+        connections += 1;
+        assert!(connections < 20, "{came:?}");
+        let mut upward = upward(100, next_id);
+        hub.link_up(&mut uplink, true);
+        let mut is_open = true;
+        while is_open && came.len() < 4 {
+            hub.forward(&mut uplink, &mut upward, 100, now);
+            let messages = sent(&mut upward);
+            assert!(!messages.is_empty(), "{came:?}");
+            for (body, id, _) in messages {
+                if body == "poison" {
+                    is_open = false;
+                    break;
+                }
+                acknowledge(&hub, &mut uplink, &mut upward, &[id]);
+                came.push(body);
+            }
+        }
+        let in_flight;
+        (in_flight, next_id) = upward.park();
+        hub.link_down(&mut uplink, in_flight, true, now);
+        now.ms += 100;
+    }
+    came.sort();
+    assert_eq!(came, ["a0", "b0", "b1", "b2"]);
+    assert_eq!(hub.held_senders(), ["edge-1/a"]);
+    let held_ms = uplink.held_ms(now.ms);
+    assert!(held_ms > now.ms && held_ms <= now.ms + 10_000, "{held_ms}");
+    // The server has changed its mind.
+    now.ms = held_ms;
+    let mut upward = upward(100, next_id);
+    hub.link_up(&mut uplink, true);
+    hub.forward(&mut uplink, &mut upward, 100, now);
+    let messages = sent(&mut upward);
+    let bodies: Vec<_> = messages.iter().map(|(body, ..)| &**body).collect();
+    assert_eq!(bodies, ["poison", "a2"]);
+    let ids: Vec<_> = messages.iter().map(|(_, id, _)| *id).collect();
+    acknowledge(&hub, &mut uplink, &mut upward, &ids);
+    assert!(hub.held_senders().is_empty());
 }
 
 #[test]

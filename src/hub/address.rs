@@ -1,0 +1,42 @@
+//! How a message is addressed up there.
+
+use std::borrow::Cow;
+
+use super::ways::Dialect;
+use crate::iothub::{bag, topics};
+use crate::limits::TOPIC_BYTES_MAX;
+use crate::message::Message;
+use crate::topic::template::{Unfit, Variable};
+
+/// The topic of a message up there, in two parts.
+pub(super) fn address(
+    dialect: &Dialect,
+    message: &Message,
+    topic: &mut Vec<u8>,
+    suffix: &mut Vec<u8>,
+) -> Result<(), Unfit> {
+    let origin = &message.origin;
+    match dialect {
+        Dialect::IotHub => {
+            topic.extend_from_slice(topics::events_prefix(&origin.sender).as_bytes());
+            bag::forward(&message.bag, suffix);
+        }
+        Dialect::Topic(template) => {
+            let value = |variable: &Variable| match variable {
+                Variable::Device => Some(Cow::Borrowed(origin.sender.device_id())),
+                Variable::Module => origin.sender.module_id().map(Cow::Borrowed),
+                Variable::Output => origin.output.as_deref().map(Cow::Borrowed),
+                Variable::Property(name) => bag::property(&message.bag, name),
+            };
+            template.write(value, topic)?;
+            if template.takes_bag() {
+                suffix.extend_from_slice(&message.bag);
+            }
+        }
+    }
+    let bytes = topic.len() + suffix.len();
+    if bytes > TOPIC_BYTES_MAX {
+        return Err(Unfit::TooLong(bytes));
+    }
+    Ok(())
+}
