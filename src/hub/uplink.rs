@@ -457,8 +457,8 @@ fn hold(uplink: &mut Uplink, place: &Place, now: Now) {
     tracing::warn!(
         from,
         wait_s,
-        "the cloud closes the connection at a message of this sender; its messages wait: is it over \
-         the server's limit (max_message_bytes), or its topic not allowed there?"
+        "the cloud closes the connection at a message of this sender; its messages wait: is it \
+         over the server's limit (max_message_bytes), or its topic not allowed there?"
     );
 }
 
