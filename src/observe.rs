@@ -4,16 +4,22 @@
 //! Names and labels are those of the system we replace (facts §9.1), so that its dashboards go on
 //! working; what it never counted is added with the same prefix.
 
+mod summary;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::identity::Identity;
 use crate::message::{Endpoint, Priority};
+use summary::Summaries;
 
 const TARGET: &str = "edgehub";
+/// Quantiles are those of the last one to two times this.
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// Messages accepted from clients, by `id` and `route_output`.
 pub const MESSAGES_RECEIVED: &str = "edgehub_messages_received_total";
@@ -123,23 +129,17 @@ const GAUGES: &[(&str, &str)] = &[
     (STORE_STATE, "0 well, 1 full, 2 the disk refuses"),
 ];
 
-const SUMMARIES: &[(&str, Unit, &str)] = &[
-    (MESSAGE_SIZE, Unit::Bytes, "Size of accepted messages"),
+const SUMMARIES: &[(&str, &str)] = &[
+    (MESSAGE_SIZE, "Size of accepted messages"),
     (
         SEND_DURATION,
-        Unit::Seconds,
         "From acceptance to the receiver's acknowledgement",
     ),
     (
         PROCESS_DURATION,
-        Unit::Seconds,
         "From acceptance to the hand-over to the connection",
     ),
-    (
-        STORE_SYNC_DURATION,
-        Unit::Seconds,
-        "How long a sync of the store takes",
-    ),
+    (STORE_SYNC_DURATION, "How long a sync of the store takes"),
 ];
 
 /// Every metric name, for the test that compares them with the README.
@@ -170,6 +170,8 @@ pub struct Delivered<'a> {
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    summaries: Summaries,
+    turned: Mutex<Instant>,
     queues: Mutex<HashMap<(Endpoint, Priority), Gauge>>,
 }
 
@@ -182,44 +184,48 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     /// Metrics with the labels that all series carry: `iothub`, `edge_device` and
     /// `instance_number`.
-    ///
-    /// # Errors
-    /// The exporter refused its settings, which are constants.
-    pub fn new(iothub: &str, device: &str, instance: &str) -> Result<Arc<Self>, String> {
-        let recorder = PrometheusBuilder::new()
-            .add_global_label("iothub", iothub)
-            .add_global_label("edge_device", device)
-            .add_global_label("instance_number", instance)
-            .set_quantiles(&[0.1, 0.5, 0.9, 0.99])
-            .map_err(|error| error.to_string())?
-            .build_recorder();
+    #[must_use]
+    pub fn new(iothub: &str, device: &str, instance: &str) -> Arc<Self> {
+        let common = [
+            ("iothub", iothub),
+            ("edge_device", device),
+            ("instance_number", instance),
+        ];
+        let label =
+            |builder: PrometheusBuilder, (name, value)| builder.add_global_label(name, value);
+        let recorder = common.into_iter().fold(PrometheusBuilder::new(), label);
+        let recorder = recorder.build_recorder();
         for (name, text) in COUNTERS {
             recorder.describe_counter((*name).into(), None, (*text).into());
         }
         for (name, text) in GAUGES {
             recorder.describe_gauge((*name).into(), None, (*text).into());
         }
-        for (name, unit, text) in SUMMARIES {
-            recorder.describe_histogram((*name).into(), Some(*unit), (*text).into());
-        }
         let handle = recorder.handle();
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             recorder,
             handle,
+            summaries: Summaries::new(SUMMARIES, &key("", &common)),
+            turned: Mutex::new(Instant::now()),
             queues: Mutex::default(),
-        }))
+        })
     }
 
     /// The Prometheus text.
     #[must_use]
     pub fn render(&self) -> String {
-        self.handle.render()
+        let mut text = self.handle.render();
+        self.summaries.write(&mut text);
+        text
     }
 
-    /// Moves samples out of the recording buffers; called every few seconds so that they stay
-    /// small when nobody scrapes.
+    /// Lets old values go out of the summaries' quantiles; called every second or so.
     pub fn upkeep(&self) {
-        self.handle.run_upkeep();
+        let mut turned = self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        if turned.elapsed() >= WINDOW {
+            *turned = Instant::now();
+            self.summaries.turn();
+        }
     }
 
     /// A counter; callers on the hot path keep it.
@@ -235,8 +241,7 @@ impl Metrics {
 
     /// A summary.
     pub fn summary(&self, name: &'static str, labels: &[(&'static str, &str)]) -> Histogram {
-        self.recorder
-            .register_histogram(&key(name, labels), &METADATA)
+        Histogram::from_arc(self.summaries.series(name, &key(name, labels)))
     }
 
     /// The counter of messages that one sender's output got to one input.
@@ -354,7 +359,7 @@ mod tests {
 
     #[test]
     fn series_carry_the_common_labels_and_runs_lose_nothing() {
-        let metrics = Metrics::new("hub.example", "edge-1", "1").unwrap();
+        let metrics = Metrics::new("hub.example", "edge-1", "1");
         metrics
             .counter(MESSAGES_DROPPED, &[("reason", "no_route")])
             .increment(2);
@@ -385,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_gone_shows_zero() {
-        let metrics = Metrics::new("h", "d", "1").unwrap();
+        let metrics = Metrics::new("h", "d", "1");
         metrics.queues([(Endpoint::Upstream, Priority::DEFAULT, 3)].into_iter(), 7);
         metrics.queues(std::iter::empty(), 0);
         let text = metrics.render();

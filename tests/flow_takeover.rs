@@ -163,7 +163,7 @@ impl Inside {
             },
             log: None,
         };
-        let metrics = Metrics::new("h", "d", "1").unwrap();
+        let metrics = Metrics::new("h", "d", "1");
         let registry = Registry::default();
         let durable = Durable {
             store: Arc::new(Store::memory(settings.bounds, (0, 0))),

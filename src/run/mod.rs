@@ -39,9 +39,6 @@ use watching::{Seen, Watch, watched};
 
 /// Between two looks at expired messages and gauges.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Between two clean-ups of the metrics' sample buffers: at a million messages a second they grow
-/// by 16 MB a second.
-const UPKEEP_EVERY: Duration = Duration::from_millis(200);
 /// Files change in bursts: a reload waits until they have been quiet for this long.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Between two looks whether all clients have gone while draining.
@@ -159,9 +156,8 @@ impl Running {
         };
         let read = Read::all(&config, &mut files).map_err(StartError::Configuration)?;
         let (manifest, table, diagnostics) = read.manifest;
-        let metrics = instance()
-            .and_then(|id| Metrics::new(&config.iothub_hostname, &config.device_id, &id))
-            .map_err(StartError::System)?;
+        let instance = instance().map_err(StartError::System)?;
+        let metrics = Metrics::new(&config.iothub_hostname, &config.device_id, &instance);
         let clock = Clock::start();
         let durable = durable::open(&config, clock)?;
         let settings = settings(&config);
@@ -227,7 +223,6 @@ impl Running {
     ///
     pub async fn serve(mut self, mut signals: Signals) {
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
-        let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
@@ -238,9 +233,9 @@ impl Running {
                     let _ = self.changed.try_recv();
                     self.reload().await;
                 }
-                _ = upkeep.tick() => self.hub.metrics().upkeep(),
                 _ = sweep.tick() => {
                     self.hub.sweep(self.shared.clock.now());
+                    self.hub.metrics().upkeep();
                 }
             }
         }

@@ -46,7 +46,7 @@ fn hub() -> Hub {
         sessions: BTreeMap::new(),
         lost_messages: 0,
     };
-    let metrics = Metrics::new("hub.example", "edge-1", "1").unwrap();
+    let metrics = Metrics::new("hub.example", "edge-1", "1");
     Hub::new(settings, Registry::default(), durable, metrics)
 }
 
