@@ -11,10 +11,11 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgehub::client::{Client, Hello, tls_config};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use rustix::process::{Pid, Signal, kill_process};
 
 use cloud::checks::Numbered;
 use common::{End, Hub, LIMIT, Setup, certs, message_with_topic, output, publish, scene, wire};
@@ -224,6 +225,12 @@ impl Mosquitto {
     }
 }
 
+impl Mosquitto {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
 impl Drop for Mosquitto {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -353,4 +360,44 @@ async fn a_message_that_the_broker_does_not_take_holds_only_its_sender_up() {
     );
     let waits = hub.metric("edgehub_queue_length", &["$upstream/edge-1/a"]);
     assert_eq!(waits, 2.0);
+}
+
+/// Its kernel takes what is sent to it, and it answers nothing.
+#[tokio::test]
+async fn a_broker_that_hangs_is_found_while_messages_go_to_it() {
+    let mosquitto = Mosquitto::start();
+    let setup = mosquitto.below(ROUTES, "dead_peer_seconds = 2\n");
+    let hub = setup.start();
+    let mut plain = mosquitto.client().await;
+    plain.subscribe("#").await.unwrap();
+    let mut a = hub.connect("edge-1/a").await;
+    let mut number = 0..;
+    publish(&mut a, &output("a", "out", ""), b"0").await;
+    nothing_waits(&hub);
+    number.next();
+    mosquitto.signal(Signal::STOP);
+    let stopped = Instant::now();
+    let lost = |hub: &Hub| hub.metric("edgehub_upstream_failures_total", &["lost"]) > 0.0;
+    let mut every = tokio::time::interval(Duration::from_millis(50));
+    while !lost(&hub) {
+        every.tick().await;
+        let body = number.next().unwrap_or_default().to_string();
+        publish(&mut a, &output("a", "out", ""), body.as_bytes()).await;
+        assert!(stopped.elapsed() < LIMIT, "{}", hub.log_text());
+    }
+    // Two seconds after the last that was heard of it, which may be before the stop.
+    assert!(
+        stopped.elapsed() < Duration::from_secs(4),
+        "{}",
+        hub.log_text()
+    );
+    mosquitto.signal(Signal::CONT);
+    nothing_waits(&hub);
+    let mut expected = 0;
+    while expected < number.start {
+        let (_, body, _) = message_with_topic(&mut plain).await;
+        let body: u32 = String::from_utf8(body).unwrap().parse().unwrap();
+        assert!(body <= expected, "{body} came before {expected}");
+        expected = expected.max(body + 1);
+    }
 }

@@ -16,8 +16,8 @@ use crate::mqtt::{
 pub struct UpwardTiming {
     /// From CONNECT to CONNACK.
     pub accept_ms: u64,
-    /// A server from which nothing comes for so long is gone. It is asked with PINGREQ after half
-    /// of it in silence.
+    /// A server from which nothing comes for so long is gone, unless the link still takes what
+    /// waits for it. It is asked with PINGREQ after half of it in silence.
     pub dead_peer_ms: u64,
     /// How long the server may leave publications unacknowledged though it answers otherwise.
     pub ack_stall_ms: u64,
@@ -83,7 +83,7 @@ pub struct Upward<T> {
     keep_alive_ms: u64,
     sender: Sender<T>,
     output: Output,
-    /// When something last came, or the socket took something.
+    /// When something last came, or a full socket took something.
     heard_ms: u64,
     sent_ms: u64,
     /// PINGREQ is on its way since then.
@@ -143,10 +143,14 @@ impl<T> Upward<T> {
         &mut self.output
     }
 
-    /// The socket took bytes: the server, or what is on the way to it, reads.
-    pub fn wrote(&mut self, now_ms: u64) {
+    /// The socket took bytes. Only when it `was_full` does this say that the link moves: a large
+    /// message on a slow link is on its way, and an answer to PINGREQ is behind it. What an empty
+    /// socket takes, it takes of a server too that hangs.
+    pub fn wrote(&mut self, now_ms: u64, was_full: bool) {
         self.sent_ms = now_ms;
-        self.heard_ms = now_ms;
+        if was_full {
+            self.heard_ms = now_ms;
+        }
     }
 
     /// Takes a packet.
@@ -408,6 +412,26 @@ mod tests {
         let answered = upward.handle_packet(3_605_000, FromServer::PingResp);
         assert!(matches!(answered, Ok(Above::None)), "{answered:?}");
         assert_eq!(upward.handle_timeout(3_605_001), Ok(()));
+    }
+
+    #[test]
+    fn messages_that_go_to_a_server_that_hangs_do_not_hide_it() {
+        let mut upward = accepted();
+        for now_ms in (200..10_000).step_by(200) {
+            upward.wrote(now_ms, false);
+            assert_eq!(upward.handle_timeout(now_ms), Ok(()));
+        }
+        assert!(upward.is_degraded(9800));
+        let silent = Err(Lost::Silent(10_100));
+        assert_eq!(upward.handle_timeout(10_200), silent);
+        // A large message on a slow link: the server is there as long as it moves.
+        let mut upward = accepted();
+        for now_ms in (200..30_000).step_by(200) {
+            upward.wrote(now_ms, true);
+            assert_eq!(upward.handle_timeout(now_ms), Ok(()));
+        }
+        assert_eq!(upward.handle_timeout(34_800), Ok(()));
+        assert_eq!(upward.handle_timeout(39_800), Err(Lost::Silent(10_000)));
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct Talk<'a> {
 struct State {
     input: BytesMut,
     unflushed: bool,
+    /// The socket did not take all that there was.
+    is_full: bool,
     timer: Pin<Box<Sleep>>,
     sent_ms: u64,
     is_late: bool,
@@ -126,6 +128,7 @@ impl<'a> Talk<'a> {
             state: State {
                 input: BytesMut::new(),
                 unflushed: false,
+                is_full: false,
                 timer: Box::pin(tokio::time::sleep_until(clock.instant(now_ms))),
                 sent_ms: now_ms,
                 is_late: false,
@@ -370,9 +373,11 @@ impl<'a> Talk<'a> {
         let before = self.upward.output().len();
         let unflushed = &mut self.state.unflushed;
         socket::write(&mut self.io, self.upward.output(), unflushed, cx)?;
-        if self.upward.output().len() < before {
-            self.upward.wrote(self.ends.clock.ms());
+        let left = self.upward.output().len();
+        if left < before {
+            self.upward.wrote(self.ends.clock.ms(), self.state.is_full);
         }
+        self.state.is_full = left > 0;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
@@ -16,6 +17,8 @@ use crate::upstream::proxy;
 
 /// Lookups cannot be called off: a thread each waits for the name server to answer.
 static LOOKUPS: Semaphore = Semaphore::const_new(16);
+/// A second or so of a slow link. Without this bound, Linux keeps megabytes.
+const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 
 /// Connects to `server`, beginning with the address of number `round`, modulo their count.
 pub(super) async fn attempt(
@@ -32,6 +35,7 @@ pub(super) async fn attempt(
     addresses.rotate_left(begin);
     let (mut tcp, address) = connect(&who, &addresses).await?;
     let place = match &reach.proxy {
+        None if who == address.to_string() => who,
         None => format!("{server} ({address})"),
         Some(proxy) => {
             let place = format!("{server} (proxy {proxy}, {address})");
@@ -83,12 +87,20 @@ async fn look_up(server: &Server, who: &str) -> Result<Vec<SocketAddr>, Failure>
     })
 }
 
+/// Sent at once, and what cannot be sent yet stays here: whoever waits for an answer has to know
+/// whether the question has left.
+fn prepared(tcp: TcpStream) -> io::Result<TcpStream> {
+    tcp.set_nodelay(true)?;
+    SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok(tcp)
+}
+
 /// The first address that accepts, in their order.
 async fn connect(who: &str, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Failure> {
     let mut telling: Option<(io::Error, SocketAddr)> = None;
     for address in addresses {
         let connected = TcpStream::connect(address).await;
-        let error = match connected.and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp)) {
+        let error = match connected.and_then(prepared) {
             Ok(tcp) => return Ok((tcp, *address)),
             Err(error) => error,
         };

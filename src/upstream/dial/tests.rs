@@ -222,7 +222,7 @@ async fn a_server_that_refuses_makes_way_for_the_next_at_once() {
     let (listener, second) = listen().await;
     let dialed = dial(&plain(&[&refused, &second])).await.unwrap();
     assert!(dialed.took < HEDGE, "{dialed:?}");
-    assert_eq!(dialed.server, format!("{second} ({second})"));
+    assert_eq!(dialed.server, second.to_string());
     let (mut tcp, _) = listener.accept().await.unwrap();
     drop(dialed);
     assert_eq!(tcp.read(&mut [0]).await.unwrap(), 0);
@@ -288,7 +288,7 @@ async fn who_turned_us_away_is_not_asked_again() {
         (tls.accept(younger).await.unwrap(), silent)
     });
     let dialed = dial(&secured(&ca, &[&first, &second])).await.unwrap();
-    assert_eq!(dialed.server, format!("{second} ({second})"));
+    assert_eq!(dialed.server, second.to_string());
     serving.await.unwrap();
     assert_eq!(asked.recv().await, Some(()));
     assert!(
@@ -438,6 +438,6 @@ async fn names_and_ipv6_addresses_are_hosts() {
     let ipv6 = server(listener.local_addr().unwrap());
     tokio::spawn(greet(listener, ca.server("::1"), b"ipv6"));
     let mut dialed = dial(&secured(&ca, &[&ipv6])).await.unwrap();
-    assert_eq!(dialed.server, format!("[::1]:{0} ([::1]:{0})", ipv6.port));
+    assert_eq!(dialed.server, format!("[::1]:{}", ipv6.port));
     assert_eq!(read_word(&mut dialed, 4).await, "ipv6");
 }
