@@ -5,7 +5,7 @@
 //! * `flips`: every bit of every file is turned over, or every `N`th.
 //! * `zeros`: every sector and every page of the segments is zeroed, or every `N`th.
 //! * `files`: every file is deleted, and cut at every page.
-//! * `calls`: every mutating call of the disk fails, or every `N`th.
+//! * `calls`: every mutating call of the disk fails, or every `N`th, once and three in a row.
 //! * `expiry`: messages expire all at once.
 //!
 //! Exit code 1 where a promise was broken; each case is printed that can be tried again.
@@ -231,13 +231,21 @@ fn calls(arguments: &Arguments, failures: &Failures) {
     let (seed, operations) = (arguments.seed, arguments.operations);
     let whole = failing::run(seed, operations, None).unwrap();
     println!("{operations} operations without faults: {whole:?}");
-    let mut faults = Vec::new();
-    for kind in [FaultKind::Io, FaultKind::NoSpace] {
-        for count in [1, 3] {
-            let all = (0..whole.calls).step_by(arguments.calls as usize);
-            faults.extend(all.map(|at| Fault { at, kind, count }));
+    for count in [1, 3] {
+        for kind in [FaultKind::Io, FaultKind::NoSpace] {
+            let began = Instant::now();
+            let at = (0..whole.calls).step_by(arguments.calls as usize);
+            let faults: Vec<_> = at.map(|at| Fault { at, kind, count }).collect();
+            let total = fail(arguments, &faults, failures);
+            let seconds = began.elapsed().as_secs();
+            println!("{kind:?}, {count} in a row: {total:?} in {seconds} s");
         }
     }
+}
+
+/// Runs all operations once for each fault, by several threads.
+fn fail(arguments: &Arguments, faults: &[Fault], failures: &Failures) -> Seen {
+    let (seed, operations) = (arguments.seed, arguments.operations);
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Seen::default());
     let work = || {
@@ -250,14 +258,12 @@ fn calls(arguments: &Arguments, failures: &Failures) {
             }
         }
     };
-    let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
             scope.spawn(work);
         }
     });
-    let (total, seconds) = (total.into_inner().unwrap(), began.elapsed().as_secs());
-    println!("with faults: {total:?} in {seconds} s");
+    total.into_inner().unwrap()
 }
 
 fn expiry(arguments: &Arguments, failures: &Failures) {
