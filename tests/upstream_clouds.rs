@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use cloud::checks::Numbered;
 use common::{End, Hub, LIMIT, Setup, certs, message_with_topic, output, publish, scene, wire};
-use upward::{Above, Due, MODULES, ROUTES, nothing_waits, tcp, upstream};
+use upward::{Above, Due, MODULES, ROUTES, log_says, nothing_waits, tcp, upstream};
 
 /// Messages of each of three modules: ten thousand in all.
 const EACH: u32 = 3334;
@@ -327,6 +327,34 @@ async fn commands_of_mosquitto_reach_their_module_also_those_that_came_while_the
         let last = ("down/again".to_owned(), "last".to_owned());
         assert_eq!(command(&mut b).await, last);
     }
+}
+
+/// The module's queue has no room for all of it, and the broker sends more than it said.
+#[tokio::test]
+async fn a_burst_of_commands_over_the_queue_arrives_in_order() {
+    const BURST: u32 = 3000;
+    let mosquitto = Mosquitto::start();
+    let subscribe = "subscribe = [{ filter = \"down/+\", input = \"b/commands\" }]\n";
+    let mut setup = mosquitto.below(ROUTES, subscribe);
+    setup.extra += "[limits]\nendpoint_max_messages = 200\n";
+    let hub = setup.start();
+    mosquitto.until("grants the filter", |one| {
+        one.log_text().contains("edge-1 1 down/+")
+    });
+    let mut plain = mosquitto.client().await;
+    let packets = |number: u32| ("down/x".to_owned(), number.to_string());
+    let packets: Vec<_> = (0..BURST).map(packets).collect();
+    wire::publish_many(&mut plain, &packets).await;
+    log_says(&hub, &["messages from the cloud find no room"]);
+    let mut b = scene::receiver(&hub, "b").await;
+    let (mut expected, mut received) = (0, 0);
+    while expected < BURST {
+        let number: u32 = command(&mut b).await.1.parse().unwrap();
+        received += 1;
+        assert!(number <= expected, "{number} came before {expected}");
+        expected = expected.max(number + 1);
+    }
+    assert!(received < BURST * 2, "{received}");
 }
 
 /// Brokers close the connection at what is over their limit.

@@ -1,33 +1,34 @@
 //! One connection to the cloud, from CONNECT to its end: moves bytes, waits, decides nothing.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Sleep;
 
 use super::dial::{Dialed, Stream, dial, tls_failure};
+use super::intake::{Intake, Inward};
 use super::link::{Failure, Reason};
 use super::settings::Settings;
 use super::standing::Standing;
 use crate::hub::{Descending, Hub, Now, Token, Uplink};
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{DELIVERY, DRAIN, DURABLE, Mailbox, RECHECK, ROUTES, SPACE};
-use crate::mqtt::{self, ConnectReturnCode, PacketId, Publish, SubAckCode};
+use crate::mqtt::{self, ConnectReturnCode, Publish, SubAckCode};
 use crate::server::{Clock, socket};
 use crate::session::{Above, Lost, Upward};
 
 /// Read at a time.
 const READ_BYTES: usize = 8 * 1024;
-/// Messages from above that found no room and are kept here; the rest is left unacknowledged.
-const HELD_MAX: usize = 100;
 /// How long a connection that is to end waits for what is in flight.
 const LEAVE_MS: u64 = 2000;
+/// How long a server may take to close after our leave.
+const LINGER: Duration = Duration::from_secs(1);
 /// Between two looks whether answers are late.
 const LOOK_MS: u64 = 500;
 /// Until the next try to get a connection for a new token.
@@ -103,11 +104,7 @@ struct State {
     is_closed: bool,
     /// When there may be another message, after the bound was reached.
     pace_ms: u64,
-    /// What came from above, was appended and has to be acknowledged, by seq.
-    pending: VecDeque<(PacketId, u64)>,
-    held: VecDeque<(Option<PacketId>, Descending)>,
-    /// Messages from above were left unacknowledged: only a new connection brings them again.
-    owes: bool,
+    intake: Intake,
     renewing: Option<Dialling>,
     renewed: Option<Dialed>,
     /// It ends as soon as nothing is in flight, or then.
@@ -134,9 +131,7 @@ impl<'a> Talk<'a> {
                 is_late: false,
                 is_closed: false,
                 pace_ms: u64::MAX,
-                pending: VecDeque::new(),
-                held: VecDeque::new(),
-                owes: false,
+                intake: Intake::default(),
                 renewing: None,
                 renewed: None,
                 leaves_ms: None,
@@ -151,6 +146,9 @@ impl<'a> Talk<'a> {
         if !matches!(end, End::Lost(_)) {
             self.upward.disconnect();
             let _ = std::future::poll_fn(|cx| Poll::Ready(self.write(cx))).await;
+            if self.state.intake.owes() {
+                self.linger().await;
+            }
         }
         let (in_flight, next_id) = self.upward.park();
         let now = self.ends.clock.now();
@@ -158,6 +156,16 @@ impl<'a> Talk<'a> {
             .hub
             .link_down(self.ends.uplink, in_flight, self.state.is_closed, now);
         (end, next_id)
+    }
+
+    /// Closed with unread messages in it, a connection takes back the acknowledgements on it
+    /// (RFC 1122 §4.2.2.13), and the server sends again what was taken.
+    async fn linger(&mut self) {
+        let until_closed = async {
+            let mut bytes = [0; READ_BYTES];
+            while matches!(self.io.read(&mut bytes).await, Ok(1..)) {}
+        };
+        let _ = tokio::time::timeout(LINGER, until_closed).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -225,17 +233,23 @@ impl<'a> Talk<'a> {
         if mail & DELIVERY != 0 {
             self.ends.hub.upward_waiting(self.ends.uplink);
         }
-        if mail & DURABLE != 0 {
-            self.acknowledge();
-        }
+        let (intake, inward) = self.intake();
         if mail & SPACE != 0 {
-            self.go_on(now);
+            if intake.go_on(inward, now) && intake.owes() {
+                self.leave_soon(now);
+            }
+        } else if mail & DURABLE != 0 {
+            intake.acknowledge(inward);
         }
         // The key may be another one: log in again with it.
         let is_own = mail & RECHECK != 0 && self.renew_ms != u64::MAX;
         if mail & DRAIN != 0 || is_own {
-            self.state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
+            self.leave_soon(now);
         }
+    }
+
+    fn leave_soon(&mut self, now: Now) {
+        self.state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
     }
 
     /// Reads once and handles all packets that are complete; false if there was nothing.
@@ -261,7 +275,8 @@ impl<'a> Talk<'a> {
                 Above::Delivered(token) => self.ends.hub.forwarded(self.ends.uplink, token, now),
                 Above::Message(publish) => {
                     let (id, message) = (publish.packet_id, self.descending(&publish, now));
-                    self.descend(id, message, now);
+                    let (intake, inward) = self.intake();
+                    intake.take(inward, id, message, now);
                 }
                 Above::Subscribed(codes) => subscribed(&self.ends.settings.filters, &codes),
             }
@@ -285,60 +300,13 @@ impl<'a> Talk<'a> {
         self.ends.hub.descending(self.ends.uplink, publish, now)
     }
 
-    /// Takes a message from above in, or keeps it until there is room.
-    fn descend(&mut self, packet_id: Option<PacketId>, message: Option<Descending>, now: Now) {
-        let Some(message) = message else {
-            // Nobody wants it: done with.
-            if let Some(packet_id) = packet_id {
-                self.state.pending.push_back((packet_id, 0));
-                self.acknowledge();
-            }
-            return;
+    fn intake(&mut self) -> (&mut Intake, Inward<'_>) {
+        let inward = Inward {
+            hub: self.ends.hub,
+            uplink: self.ends.uplink,
+            upward: &mut self.upward,
         };
-        if !self.state.held.is_empty() || !self.append(packet_id, &message, now) {
-            if self.state.held.len() < HELD_MAX {
-                self.state.held.push_back((packet_id, message));
-            } else if !std::mem::replace(&mut self.state.owes, true) {
-                tracing::warn!("messages from the cloud find no room; they are left to the cloud");
-            }
-        }
-    }
-
-    fn append(&mut self, packet_id: Option<PacketId>, message: &Descending, now: Now) -> bool {
-        let Some(seq) = self.ends.hub.descend(self.ends.uplink, message, now) else {
-            return false;
-        };
-        if let Some(packet_id) = packet_id {
-            self.state.pending.push_back((packet_id, seq));
-            self.ends.hub.await_descended(self.ends.uplink, seq);
-            self.acknowledge();
-        }
-        true
-    }
-
-    /// There may be room again for what was held.
-    fn go_on(&mut self, now: Now) {
-        while let Some((packet_id, message)) = self.state.held.pop_front() {
-            if !self.append(packet_id, &message, now) {
-                self.state.held.push_front((packet_id, message));
-                return;
-            }
-        }
-        if self.state.owes {
-            self.state.leaves_ms.get_or_insert(now.ms + LEAVE_MS);
-        }
-    }
-
-    /// Acknowledges what is kept, in the order in which it came.
-    fn acknowledge(&mut self) {
-        let kept = self.ends.hub.kept();
-        while let Some((packet_id, seq)) = self.state.pending.front() {
-            if *seq > kept {
-                return;
-            }
-            self.upward.acknowledge(*packet_id);
-            self.state.pending.pop_front();
-        }
+        (&mut self.state.intake, inward)
     }
 
     fn forward(&mut self, now: Now) {
@@ -412,7 +380,7 @@ impl<'a> Talk<'a> {
 
     fn end(&mut self, now: Now) -> Option<End> {
         if let Some(leaves_ms) = self.state.leaves_ms {
-            let is_quiet = self.upward.is_quiet() && self.state.pending.is_empty();
+            let is_quiet = self.upward.is_quiet() && self.state.intake.is_quiet();
             if !is_quiet && now.ms < leaves_ms {
                 return None;
             }
