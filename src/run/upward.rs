@@ -99,14 +99,16 @@ fn forwarding(upstream: &Upstream) -> Forwarding {
 fn tls(upstream: &Upstream) -> Result<Arc<ClientConfig>, String> {
     let bad = |error: ClientError| format!("[upstream]: {error}");
     let roots = match upstream.ca.as_deref() {
-        Some(ca) => roots(&read(ca)?).map_err(|error| at(ca, &error))?,
+        Some(ca) => roots(&read("ca", ca)?).map_err(|error| at(ca, &error))?,
         None => system_roots()?,
     };
     if let (true, Some(ca)) = (roots.is_empty(), &upstream.ca) {
         return Err(at(ca, &"holds no certificate"));
     }
     let client = match (&upstream.certificate, &upstream.key) {
-        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        (Some(certificate), Some(key)) => {
+            Some((read("certificate", certificate)?, read("key", key)?))
+        }
         _ => None,
     };
     let client = client
@@ -131,13 +133,14 @@ fn system_roots() -> Result<RootCertStore, String> {
     ))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| at(path, &error))
+fn read(key: &str, path: &Path) -> Result<Vec<u8>, String> {
+    let why = |error| at(path, &format!("{error} (`{key}` in [upstream])"));
+    std::fs::read(path).map_err(why)
 }
 
 /// The password is the file's first line.
 fn password(path: &Path) -> Result<Vec<u8>, String> {
-    let bytes = read(path)?;
+    let bytes = read("password_file", path)?;
     let line = bytes
         .split(|byte| *byte == b'\n')
         .next()
