@@ -5,12 +5,11 @@
 //! peer that does not speak MQTT is therefore found out by its first byte or two, and a length it
 //! claims is compared, never reserved.
 
-use crate::topic;
-
 use super::packet::{
-    ConnAck, Connect, ConnectReturnCode, PacketId, Publish, PublishHead, QoS, SubAck, SubAckCodes,
-    Subscribe, SubscribeFilters, Unsubscribe, UnsubscribeFilters, Will,
+    ConnAck, Connect, ConnectReturnCode, Publish, PublishHead, QoS, SubAck, SubAckCodes, Subscribe,
+    SubscribeFilters, Unsubscribe, UnsubscribeFilters, Will,
 };
+use super::reader::Reader;
 use super::{DecodeError, FromClient, FromServer, Malformed};
 
 /// Reads one packet of a client from the beginning of `buf` (MQTT 3.1.1 §2, §3).
@@ -28,12 +27,12 @@ pub fn decode_from_client(
     buf: &[u8],
     packet_bytes_max: usize,
 ) -> Result<Option<(FromClient<'_>, usize)>, DecodeError> {
-    let Some(frame) = Frame::read(buf, packet_bytes_max, Sender::Client)? else {
+    let Some(frame) = Frame::read::<false>(buf, packet_bytes_max, Sender::Client)? else {
         return Ok(None);
     };
     let mut body = Reader::new(frame.body);
     let packet = match frame.kind {
-        Kind::Publish => FromClient::Publish(body.publish(frame.first)?),
+        Kind::Publish => FromClient::Publish(publish(&mut body, frame.first)?),
         Kind::PubAck => FromClient::PubAck(body.packet_id()?),
         Kind::PubRec => FromClient::PubRec(body.packet_id()?),
         Kind::PubRel => FromClient::PubRel(body.packet_id()?),
@@ -41,16 +40,16 @@ pub fn decode_from_client(
         Kind::Connect => FromClient::Connect(connect(body)?),
         Kind::Subscribe => FromClient::Subscribe(Subscribe {
             packet_id: body.packet_id()?,
-            filters: SubscribeFilters::parse(body.rest)?,
+            filters: SubscribeFilters::parse(body.rest())?,
         }),
         Kind::Unsubscribe => FromClient::Unsubscribe(Unsubscribe {
             packet_id: body.packet_id()?,
-            filters: UnsubscribeFilters::parse(body.rest)?,
+            filters: UnsubscribeFilters::parse(body.rest())?,
         }),
         Kind::PingReq => FromClient::PingReq,
         Kind::Disconnect => FromClient::Disconnect,
         // The first byte was refused for these; said again so that the match is complete.
-        Kind::ConnAck | Kind::SubAck | Kind::UnsubAck | Kind::PingResp => {
+        Kind::ConnAck | Kind::SubAck | Kind::UnsubAck | Kind::PingResp | Kind::Auth => {
             return Err(frame.kind.wrong_sender().into());
         }
     };
@@ -69,12 +68,12 @@ pub fn decode_from_server(
     buf: &[u8],
     packet_bytes_max: usize,
 ) -> Result<Option<(FromServer<'_>, usize)>, DecodeError> {
-    let Some(frame) = Frame::read(buf, packet_bytes_max, Sender::Server)? else {
+    let Some(frame) = Frame::read::<false>(buf, packet_bytes_max, Sender::Server)? else {
         return Ok(None);
     };
     let mut body = Reader::new(frame.body);
     let packet = match frame.kind {
-        Kind::Publish => FromServer::Publish(body.publish(frame.first)?),
+        Kind::Publish => FromServer::Publish(publish(&mut body, frame.first)?),
         Kind::PubAck => FromServer::PubAck(body.packet_id()?),
         Kind::PubRec => FromServer::PubRec(body.packet_id()?),
         Kind::PubRel => FromServer::PubRel(body.packet_id()?),
@@ -82,11 +81,16 @@ pub fn decode_from_server(
         Kind::ConnAck => FromServer::ConnAck(connack(body)?),
         Kind::SubAck => FromServer::SubAck(SubAck {
             packet_id: body.packet_id()?,
-            codes: SubAckCodes::parse(body.rest)?,
+            codes: SubAckCodes::parse(body.rest())?,
         }),
         Kind::UnsubAck => FromServer::UnsubAck(body.packet_id()?),
         Kind::PingResp => FromServer::PingResp,
-        Kind::Connect | Kind::Subscribe | Kind::Unsubscribe | Kind::PingReq | Kind::Disconnect => {
+        Kind::Connect
+        | Kind::Subscribe
+        | Kind::Unsubscribe
+        | Kind::PingReq
+        | Kind::Disconnect
+        | Kind::Auth => {
             return Err(frame.kind.wrong_sender().into());
         }
     };
@@ -122,7 +126,7 @@ pub fn peek_publish(buf: &[u8]) -> Option<PublishHead<'_>> {
     let lengths = remaining_length(buf).ok()??;
     let arrived = buf.get(lengths.header_bytes..)?;
     let body = arrived.get(..lengths.body_bytes).unwrap_or(arrived);
-    let publish = Reader::new(body).publish(first).ok()?;
+    let publish = publish(&mut Reader::new(body), first).ok()?;
     Some(PublishHead {
         dup: publish.dup,
         qos: publish.qos,
@@ -135,14 +139,14 @@ pub fn peek_publish(buf: &[u8]) -> Option<PublishHead<'_>> {
 
 /// Who sent the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sender {
+pub(super) enum Sender {
     Client,
     Server,
 }
 
-/// The type of a packet (§2.2.1, table 2.1).
+/// The type of a packet (§2.2.1, table 2.1; MQTT 5 §2.1.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Connect = 1,
     ConnAck = 2,
     Publish = 3,
@@ -157,12 +161,14 @@ enum Kind {
     PingReq = 12,
     PingResp = 13,
     Disconnect = 14,
+    /// MQTT 5 only.
+    Auth = 15,
 }
 
 impl Kind {
     /// Checks all that a first byte can say: type, sender and flags.
     #[inline]
-    fn check(first: u8, sender: Sender) -> Result<Self, Malformed> {
+    fn check<const V5: bool>(first: u8, sender: Sender) -> Result<Self, Malformed> {
         use Sender::{Client, Server};
         let (kind, never_by, expected) = match first >> 4 {
             1 => (Self::Connect, Some(Server), 0),
@@ -178,7 +184,8 @@ impl Kind {
             11 => (Self::UnsubAck, Some(Client), 0),
             12 => (Self::PingReq, Some(Server), 0),
             13 => (Self::PingResp, Some(Client), 0),
-            14 => (Self::Disconnect, Some(Server), 0),
+            14 => (Self::Disconnect, (!V5).then_some(Server), 0),
+            15 if V5 => (Self::Auth, None, 0),
             packet_type => return Err(Malformed::ReservedType(packet_type)),
         };
         if never_by == Some(sender) {
@@ -191,26 +198,29 @@ impl Kind {
         Ok(kind)
     }
 
-    fn wrong_sender(self) -> Malformed {
+    pub(super) fn wrong_sender(self) -> Malformed {
         Malformed::WrongSender(self as u8)
     }
 
     /// The remaining length in bytes of a type that has one only.
     #[inline]
-    fn body_bytes(self) -> Option<usize> {
+    fn body_bytes<const V5: bool>(self) -> Option<usize> {
         match self {
+            Self::PingReq | Self::PingResp => Some(0),
+            _ if V5 => None,
+            Self::Auth => None,
             Self::Connect | Self::Publish => None,
             Self::Subscribe | Self::SubAck | Self::Unsubscribe => None,
             Self::ConnAck | Self::UnsubAck => Some(2),
             Self::PubAck | Self::PubRec | Self::PubRel | Self::PubComp => Some(2),
-            Self::PingReq | Self::PingResp | Self::Disconnect => Some(0),
+            Self::Disconnect => Some(0),
         }
     }
 }
 
 /// DUP, QoS and RETAIN of a PUBLISH's first byte (§3.3.1).
 #[inline]
-fn publish_flags(first: u8) -> Result<(bool, QoS, bool), Malformed> {
+pub(super) fn publish_flags(first: u8) -> Result<(bool, QoS, bool), Malformed> {
     let dup = first & 0b1000 != 0;
     let qos = QoS::from_bits((first >> 1) & 0b11).ok_or(Malformed::QosThree)?;
     if dup && qos == QoS::AtMostOnce {
@@ -220,16 +230,16 @@ fn publish_flags(first: u8) -> Result<(bool, QoS, bool), Malformed> {
 }
 
 /// One whole packet, cut out of the buffer.
-struct Frame<'a> {
-    kind: Kind,
-    first: u8,
-    body: &'a [u8],
-    packet_bytes: usize,
+pub(super) struct Frame<'a> {
+    pub(super) kind: Kind,
+    pub(super) first: u8,
+    pub(super) body: &'a [u8],
+    pub(super) packet_bytes: usize,
 }
 
 impl<'a> Frame<'a> {
     #[inline]
-    fn read(
+    pub(super) fn read<const V5: bool>(
         buf: &'a [u8],
         packet_bytes_max: usize,
         sender: Sender,
@@ -237,17 +247,20 @@ impl<'a> Frame<'a> {
         let Some(&first) = buf.first() else {
             return Ok(None);
         };
-        let kind = Kind::check(first, sender)?;
+        let kind = Kind::check::<V5>(first, sender)?;
         let Some(lengths) = remaining_length(buf)? else {
             return Ok(None);
         };
         let found = lengths.body_bytes;
+        if V5 && !lengths.is_shortest() {
+            return Err(Malformed::VariableInteger.into());
+        }
         let packet_bytes = lengths.packet_bytes();
         if packet_bytes > packet_bytes_max {
             let max = packet_bytes_max;
             return Err(DecodeError::TooLarge { packet_bytes, max });
         }
-        if let Some(expected) = kind.body_bytes()
+        if let Some(expected) = kind.body_bytes::<V5>()
             && expected != found
         {
             return Err(Malformed::BodyLength { expected, found }.into());
@@ -272,6 +285,12 @@ impl Lengths {
     #[inline]
     fn packet_bytes(&self) -> usize {
         self.header_bytes + self.body_bytes
+    }
+
+    /// As MQTT 5 wants it (§1.5.5).
+    #[inline]
+    fn is_shortest(&self) -> bool {
+        self.header_bytes == 2 || self.body_bytes >> (7 * (self.header_bytes - 2)) > 0
     }
 }
 
@@ -301,13 +320,6 @@ fn remaining_length(buf: &[u8]) -> Result<Option<Lengths>, Malformed> {
 
 /// CONNECT after the fixed header (§3.1.2, §3.1.3).
 fn connect(mut body: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
-    const USERNAME: u8 = 0x80;
-    const PASSWORD: u8 = 0x40;
-    const WILL_RETAIN: u8 = 0x20;
-    const WILL: u8 = 0x04;
-    const CLEAN_SESSION: u8 = 0x02;
-    const RESERVED: u8 = 0x01;
-
     let name = body.binary()?;
     let level = body.byte()?;
     match (name, level) {
@@ -315,45 +327,64 @@ fn connect(mut body: Reader<'_>) -> Result<Connect<'_>, DecodeError> {
         (b"MQTT" | b"MQIsdp", _) => return Err(DecodeError::UnsupportedProtocol { level }),
         _ => return Err(Malformed::ProtocolName.into()),
     }
-    let flags = body.byte()?;
-    let has = |flag: u8| flags & flag != 0;
-    let will_qos = QoS::from_bits((flags >> 3) & 0b11).ok_or(Malformed::QosThree)?;
-    if has(RESERVED) {
-        return Err(Malformed::ConnectFlagReserved.into());
-    }
-    if !has(WILL) && (has(WILL_RETAIN) || will_qos != QoS::AtMostOnce) {
-        return Err(Malformed::WillFlagsWithoutWill.into());
-    }
-    if has(PASSWORD) && !has(USERNAME) {
+    let flags = ConnectFlags::read(&mut body)?;
+    if flags.password && !flags.username {
         return Err(Malformed::PasswordWithoutUsername.into());
     }
     let connect = Connect {
-        clean_session: has(CLEAN_SESSION),
+        clean_session: flags.clean,
         keep_alive_seconds: body.number()?,
         client_id: body.string()?,
-        will: if has(WILL) {
-            Some(Will {
+        will: match flags.will {
+            None => None,
+            Some((qos, retain)) => Some(Will {
                 topic: body.topic_name()?,
                 payload: body.binary()?,
-                qos: will_qos,
-                retain: has(WILL_RETAIN),
-            })
-        } else {
-            None
+                qos,
+                retain,
+            }),
         },
-        username: if has(USERNAME) {
-            Some(body.string()?)
-        } else {
-            None
-        },
-        password: if has(PASSWORD) {
-            Some(body.binary()?)
-        } else {
-            None
-        },
+        username: flags.username.then(|| body.string()).transpose()?,
+        password: flags.password.then(|| body.binary()).transpose()?,
     };
     body.finish()?;
     Ok(connect)
+}
+
+/// The connect flags (§3.1.2.3).
+pub(super) struct ConnectFlags {
+    pub(super) clean: bool,
+    /// QoS and RETAIN of the will.
+    pub(super) will: Option<(QoS, bool)>,
+    pub(super) username: bool,
+    pub(super) password: bool,
+}
+
+impl ConnectFlags {
+    pub(super) fn read(body: &mut Reader<'_>) -> Result<Self, Malformed> {
+        const USERNAME: u8 = 0x80;
+        const PASSWORD: u8 = 0x40;
+        const WILL_RETAIN: u8 = 0x20;
+        const WILL: u8 = 0x04;
+        const CLEAN_SESSION: u8 = 0x02;
+        const RESERVED: u8 = 0x01;
+
+        let flags = body.byte()?;
+        let has = |flag: u8| flags & flag != 0;
+        let will_qos = QoS::from_bits((flags >> 3) & 0b11).ok_or(Malformed::QosThree)?;
+        if has(RESERVED) {
+            return Err(Malformed::ConnectFlagReserved);
+        }
+        if !has(WILL) && (has(WILL_RETAIN) || will_qos != QoS::AtMostOnce) {
+            return Err(Malformed::WillFlagsWithoutWill);
+        }
+        Ok(Self {
+            clean: has(CLEAN_SESSION),
+            will: has(WILL).then(|| (will_qos, has(WILL_RETAIN))),
+            username: has(USERNAME),
+            password: has(PASSWORD),
+        })
+    }
 }
 
 /// CONNACK after the fixed header (§3.2.2).
@@ -374,112 +405,21 @@ fn connack(mut body: Reader<'_>) -> Result<ConnAck, Malformed> {
     })
 }
 
-/// Takes fields from the front of a packet's body.
-#[derive(Clone)]
-pub(super) struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    #[inline]
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    /// A length of two bytes and UTF-8, nothing else checked (§1.5.3).
-    #[inline]
-    pub(super) fn text(&mut self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.binary()?).map_err(|_| Malformed::Utf8)
-    }
-
-    pub(super) fn topic_filter(&mut self) -> Result<&'a str, Malformed> {
-        let filter = self.text()?;
-        topic::check_filter(filter).map_err(Malformed::TopicFilter)?;
-        Ok(filter)
-    }
-
-    /// A requested QoS with its reserved bits (§3.8.3).
-    pub(super) fn requested_qos(&mut self) -> Result<QoS, Malformed> {
-        match self.byte()? {
-            3 => Err(Malformed::QosThree),
-            byte => QoS::from_bits(byte).ok_or(Malformed::RequestedQosReserved(byte)),
-        }
-    }
-
-    /// The rest of a PUBLISH (§3.3.2, §3.3.3).
-    #[inline]
-    fn publish(&mut self, first: u8) -> Result<Publish<'a>, Malformed> {
-        let (dup, qos, retain) = publish_flags(first)?;
-        let topic = self.topic_name()?;
-        let packet_id = match qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => Some(self.packet_id()?),
-        };
-        Ok(Publish {
-            dup,
-            qos,
-            retain,
-            topic,
-            packet_id,
-            payload: self.rest,
-        })
-    }
-
-    #[inline]
-    fn topic_name(&mut self) -> Result<&'a str, Malformed> {
-        let name = self.text()?;
-        topic::check_name(name).map_err(Malformed::TopicName)?;
-        Ok(name)
-    }
-
-    fn string(&mut self) -> Result<&'a str, Malformed> {
-        let text = self.text()?;
-        if text.as_bytes().contains(&0) {
-            return Err(Malformed::Nul);
-        }
-        Ok(text)
-    }
-
-    #[inline]
-    fn packet_id(&mut self) -> Result<PacketId, Malformed> {
-        PacketId::new(self.number()?).ok_or(Malformed::PacketIdZero)
-    }
-
-    /// A length of two bytes and that many bytes (§3.1.3.3).
-    #[inline]
-    fn binary(&mut self) -> Result<&'a [u8], Malformed> {
-        let bytes = usize::from(self.number()?);
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(bytes)
-            .ok_or(Malformed::Truncated)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    /// Two bytes, the higher first (§1.5.2).
-    #[inline]
-    fn number(&mut self) -> Result<u16, Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Malformed::Truncated)?;
-        self.rest = rest;
-        Ok(u16::from_be_bytes(*taken))
-    }
-
-    #[inline]
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        let (taken, rest) = self.rest.split_first().ok_or(Malformed::Truncated)?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn finish(self) -> Result<(), Malformed> {
-        match self.rest.len() {
-            0 => Ok(()),
-            bytes => Err(Malformed::TrailingBytes(bytes)),
-        }
-    }
+/// The rest of a PUBLISH (§3.3.2, §3.3.3).
+#[inline]
+fn publish<'a>(body: &mut Reader<'a>, first: u8) -> Result<Publish<'a>, Malformed> {
+    let (dup, qos, retain) = publish_flags(first)?;
+    let topic = body.topic_name()?;
+    let packet_id = match qos {
+        QoS::AtMostOnce => None,
+        QoS::AtLeastOnce | QoS::ExactlyOnce => Some(body.packet_id()?),
+    };
+    Ok(Publish {
+        dup,
+        qos,
+        retain,
+        topic,
+        packet_id,
+        payload: body.rest(),
+    })
 }

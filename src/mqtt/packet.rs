@@ -9,7 +9,7 @@ use std::iter;
 use std::num::NonZeroU16;
 
 use super::Malformed;
-use super::decode::Reader;
+use super::reader::Reader;
 
 /// CONNECT: a client asks for a session (MQTT 3.1.1 §3.1).
 ///
@@ -311,6 +311,12 @@ impl<'a> UnsubscribeFilters<'a> {
         // Checked by `parse`, so the only error is the one that ends the list.
         let mut reader = Reader::new(self.0);
         iter::from_fn(move || reader.text().ok())
+    }
+
+    /// As they stand on the wire.
+    #[must_use]
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.0
     }
 }
 
