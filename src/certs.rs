@@ -30,8 +30,8 @@ pub enum CertsError {
     /// The certificate library refused.
     #[error("{0}")]
     Certificate(#[from] rcgen::Error),
-    /// One half of the authority is missing; making a new one would orphan its certificates.
-    #[error("{0}: only one of ca.pem and ca.key is there; restore the other or remove both")]
+    /// The authority's key is missing; making a new one would orphan its certificates.
+    #[error("{0}: ca.pem is there and ca.key is missing; restore it, or remove ca.pem")]
     Incomplete(PathBuf),
     /// A client name is no identity.
     #[error("'{0}' is neither DEVICE nor DEVICE/MODULE")]
@@ -53,24 +53,24 @@ impl Authority {
     pub fn open(dir: &Path) -> Result<Self, CertsError> {
         files::make_private_dir(dir).map_err(|error| CertsError::File(dir.into(), error))?;
         let (certificate, key) = (dir.join("ca.pem"), dir.join("ca.key"));
-        if certificate.exists() != key.exists() {
-            return Err(CertsError::Incomplete(dir.into()));
-        }
-        if certificate.exists() {
-            let pem = read(&certificate)?;
-            let key = KeyPair::from_pem(&read(&key)?)?;
-            let issuer = Issuer::new(ca_params()?, key);
-            return Ok(Self {
-                dir: dir.into(),
-                issuer,
-                pem,
-            });
-        }
-        let pair = KeyPair::generate()?;
+        let pair = match (certificate.exists(), key.exists()) {
+            (true, false) => return Err(CertsError::Incomplete(dir.into())),
+            (_, true) => KeyPair::from_pem(&read(&key)?)?,
+            (false, false) => {
+                let pair = KeyPair::generate()?;
+                write(&key, pair.serialize_pem().as_bytes(), true)?;
+                pair
+            }
+        };
         let params = ca_params()?;
-        let pem = params.self_signed(&pair)?.pem();
-        write(&key, pair.serialize_pem().as_bytes(), true)?;
-        write(&certificate, pem.as_bytes(), false)?;
+        // What was issued with the key counts under a new certificate of it, too.
+        let pem = if certificate.exists() {
+            read(&certificate)?
+        } else {
+            let pem = params.self_signed(&pair)?.pem();
+            write(&certificate, pem.as_bytes(), false)?;
+            pem
+        };
         Ok(Self {
             dir: dir.into(),
             issuer: Issuer::new(params, pair),
@@ -154,4 +154,24 @@ fn write(path: &Path, content: &[u8], private: bool) -> Result<(), CertsError> {
         files::write_public(path, content)
     };
     written.map_err(|error| CertsError::File(path.into(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_alone_gets_its_certificate_and_a_certificate_alone_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::open(dir.path()).unwrap();
+        let key = fs::read(dir.path().join("ca.key")).unwrap();
+        fs::remove_file(dir.path().join("ca.pem")).unwrap();
+        Authority::open(dir.path()).unwrap();
+        assert!(dir.path().join("ca.pem").exists());
+        assert_eq!(fs::read(dir.path().join("ca.key")).unwrap(), key);
+        fs::remove_file(dir.path().join("ca.key")).unwrap();
+        let opened = Authority::open(dir.path()).map(|_| ());
+        let text = opened.unwrap_err().to_string();
+        assert!(text.contains("ca.key is missing"), "{text}");
+    }
 }

@@ -241,12 +241,13 @@ impl<T> Upward<T> {
         debug_assert!(written.is_ok(), "{written:?}");
     }
 
-    /// Whether the link is worth a warning: asked, and no answer for a quarter of the time.
+    /// Whether the link is worth a warning: asked, or messages in flight, and no answer to that for
+    /// a quarter of the time.
     #[must_use]
     pub fn is_degraded(&self, now_ms: u64) -> bool {
         let waits = |since: u64| now_ms.saturating_sub(since) >= self.timing.dead_peer_ms / 4;
         self.ping_ms.is_some_and(waits)
-            || (!self.sender.is_empty() && waits(self.sender.heard_ms().max(self.heard_ms)))
+            || (!self.sender.is_empty() && waits(self.sender.heard_ms()))
     }
 
     /// When [`Upward::handle_timeout`] is due; may be early, never late.

@@ -90,7 +90,10 @@ impl Line {
             if !self.until_due().await {
                 return;
             }
-            self.standing.connecting();
+            // A login with a new token follows the one before without a gap.
+            if self.ready.is_none() {
+                self.standing.connecting();
+            }
             match self.attempt().await {
                 Attempt::Failed(failure) => self.standing.failed(failure),
                 Attempt::Idle => self.standing.idle(),

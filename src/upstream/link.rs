@@ -2,8 +2,9 @@
 //!
 //! While nobody answers up there (no route, no name, refused, silence), a try costs the cloud
 //! nothing, and one a second finds the network's return at once. A server that answers and turns
-//! us away is given time: full jitter below a bound that doubles from 0.5 to 30 seconds. A change
-//! of the device's network makes the next try due at once.
+//! us away is given time: full jitter below a bound that doubles from 0.5 to 30 seconds, and stays
+//! at 0.5 as long as each connection brings messages up. A change of the device's network makes
+//! the next try due at once.
 
 use std::fmt;
 
@@ -125,6 +126,8 @@ pub struct Link {
     since_ms: u64,
     /// Connected since, degraded or not.
     up_ms: Option<u64>,
+    /// A message was acknowledged on it.
+    has_delivered: bool,
     /// Without a connection since.
     down_ms: Option<u64>,
     /// Failures in a row of servers that answered, short connections among them.
@@ -149,6 +152,7 @@ impl Link {
             state: State::Idle,
             since_ms: now_ms,
             up_ms: None,
+            has_delivered: false,
             down_ms: None,
             refusals: 0,
             began_ms: now_ms,
@@ -211,14 +215,20 @@ impl Link {
             .clamp(ACCEPT_MS_MIN, ACCEPT_MS_MAX)
     }
 
-    /// The server let us in, so long after CONNECT.
-    pub fn connected(&mut self, took_ms: u64, now_ms: u64) -> Change {
+    /// The server let us in, so long after CONNECT; no news where one connection follows another.
+    pub fn connected(&mut self, took_ms: u64, now_ms: u64) -> Option<Change> {
         self.accepted_in_ms = Some(took_ms);
-        self.up_ms = Some(now_ms);
+        let was_up = self.up_ms.replace(now_ms).is_some();
+        self.has_delivered = false;
         let down_ms = now_ms.saturating_sub(self.down_ms.take().unwrap_or(now_ms));
         self.said = None;
         self.enter(State::Connected, now_ms);
-        Change::Up { down_ms }
+        (!was_up).then_some(Change::Up { down_ms })
+    }
+
+    /// The server acknowledged a message.
+    pub fn delivered(&mut self) {
+        self.has_delivered = true;
     }
 
     /// Whether answers are late.
@@ -239,7 +249,7 @@ impl Link {
     /// A try failed, or the connection ended. `random` is any number, for the jitter.
     pub fn failed(&mut self, failure: Failure, now_ms: u64, random: u64) -> Option<Change> {
         let was_up = self.up_ms.take().map(|since| now_ms.saturating_sub(since));
-        if was_up.is_some_and(|lasted_ms| lasted_ms >= STEADY_MS) {
+        if was_up.is_some_and(|lasted_ms| self.has_delivered || lasted_ms >= STEADY_MS) {
             self.refusals = 0;
         }
         self.down_ms.get_or_insert(now_ms);
@@ -351,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_closes_often_and_takes_messages_is_not_given_more_time() {
+        let mut link = Link::new(0);
+        for round in 0..20 {
+            let now_ms = round * 10_000;
+            link.connecting(now_ms);
+            link.connected(5, now_ms + 10);
+            link.delivered();
+            link.failed(failure(Reason::Lost), now_ms + 100, u64::MAX);
+            assert!(link.due_ms() <= now_ms + 100 + WAIT_MS_MIN, "{round}");
+        }
+    }
+
+    #[test]
     fn a_server_is_waited_for_as_long_as_it_is_known_to_need() {
         let mut link = Link::new(0);
         link.connecting(0);
@@ -376,7 +399,8 @@ mod tests {
             told.extend(link.failed(failure(Reason::Unreachable), now_ms * 1000, 0));
         }
         link.connecting(60_000);
-        told.push(link.connected(50, 60_500));
+        told.extend(link.connected(50, 60_500));
+        told.extend(link.connected(50, 60_550));
         told.extend(link.degraded(false, 60_600));
         told.extend(link.degraded(true, 61_000));
         told.extend(link.degraded(true, 61_500));

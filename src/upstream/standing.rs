@@ -69,7 +69,12 @@ impl Standing {
         let took_ms = now_ms.saturating_sub(self.asked_ms);
         let change = self.link.connected(took_ms, now_ms);
         self.count(observe::UPSTREAM_CONNECTS, None);
-        self.tell(Some(change));
+        self.tell(change);
+    }
+
+    /// The server acknowledged a message.
+    pub fn delivered(&mut self) {
+        self.link.delivered();
     }
 
     /// Answers are late, or are not any more.

@@ -100,6 +100,8 @@ struct State {
     timer: Pin<Box<Sleep>>,
     sent_ms: u64,
     is_late: bool,
+    /// When answers were last late.
+    late_ms: Option<u64>,
     /// The server closed it.
     is_closed: bool,
     /// When there may be another message, after the bound was reached.
@@ -129,6 +131,7 @@ impl<'a> Talk<'a> {
                 timer: Box::pin(tokio::time::sleep_until(clock.instant(now_ms))),
                 sent_ms: now_ms,
                 is_late: false,
+                late_ms: None,
                 is_closed: false,
                 pace_ms: u64::MAX,
                 intake: Intake::default(),
@@ -272,7 +275,10 @@ impl<'a> Talk<'a> {
             match self.upward.handle_packet(now.ms, packet)? {
                 Above::None => {}
                 Above::Accepted { session_present } => self.accepted(session_present, now),
-                Above::Delivered(token) => self.ends.hub.forwarded(self.ends.uplink, token, now),
+                Above::Delivered(token) => {
+                    self.ends.standing.delivered();
+                    self.ends.hub.forwarded(self.ends.uplink, token, now);
+                }
                 Above::Message(publish) => {
                     let (id, message) = (publish.packet_id, self.descending(&publish, now));
                     let (intake, inward) = self.intake();
@@ -351,7 +357,13 @@ impl<'a> Talk<'a> {
 
     /// Tells when answers begin to be late, or come again.
     fn look(&mut self, now: Now) {
-        let is_late = self.upward.is_active() && self.upward.is_degraded(now.ms);
+        let steady_ms = self.ends.settings.timing.dead_peer_ms;
+        if self.upward.is_active() && self.upward.is_degraded(now.ms) {
+            self.state.late_ms = Some(now.ms);
+        }
+        // Answers that are late now and then are late, and told so once.
+        let is_recent = |late_ms| now.ms < late_ms + steady_ms;
+        let is_late = self.state.late_ms.is_some_and(is_recent);
         if is_late != self.state.is_late {
             self.state.is_late = is_late;
             self.ends.standing.late(is_late, now.ms);
