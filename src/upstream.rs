@@ -5,6 +5,7 @@
 //! them ([`talk`]); what is sent, and in which order, the hub decides.
 
 pub mod dial;
+pub mod filters;
 mod intake;
 pub mod line;
 pub mod link;

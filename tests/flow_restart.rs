@@ -387,6 +387,9 @@ async fn what_was_purged_is_gone_and_the_rest_is_delivered() {
         let hub = setup.start();
         let waits = ["b/in", "b/other", "d/in"].map(|endpoint| queue(&hub, endpoint).0);
         assert_eq!(waits, [0, 20, 20]);
+        let dropped =
+            |hub: &Hub| hub.metric("edgehub_messages_dropped_total", &["reason=\"purged\""]);
+        assert_eq!(dropped(&hub), 20.0);
         let mut b = hub.connect("edge-1/b").await;
         for number in 0..20 {
             let expected = ("other".to_owned(), number.to_string().into_bytes());

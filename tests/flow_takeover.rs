@@ -170,6 +170,7 @@ impl Inside {
             journal: Journal::memory(),
             sessions: BTreeMap::new(),
             lost_messages: 0,
+            purged_messages: 0,
         };
         let hub = edgehub::hub::Hub::new(settings, registry, durable, metrics);
         Self { hub }

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use cloud::checks::Numbered;
 use common::{End, Hub, LIMIT, Setup, certs, message_with_topic, output, publish, scene, wire};
-use upward::{Above, Due, MODULES, ROUTES, log_says, nothing_waits, tcp, upstream};
+use upward::{Above, Due, MODULES, ROUTES, lead_to, log_says, nothing_waits, tcp, upstream};
 
 /// Messages of each of three modules: ten thousand in all.
 const EACH: u32 = 3334;
@@ -327,6 +327,57 @@ async fn commands_of_mosquitto_reach_their_module_also_those_that_came_while_the
         let last = ("down/again".to_owned(), "last".to_owned());
         assert_eq!(command(&mut b).await, last);
     }
+}
+
+#[tokio::test]
+async fn a_filter_taken_out_is_given_up_at_the_broker_also_over_a_restart() {
+    let mosquitto = Mosquitto::start();
+    let subscribe = |filter: &str| {
+        let entry = format!("{{ filter = \"{filter}\", input = \"b/commands\" }}");
+        mosquitto
+            .below(ROUTES, &format!("subscribe = [{entry}]\n"))
+            .extra
+    };
+    let mut setup = mosquitto.below(ROUTES, "");
+    setup.extra = subscribe("first/+");
+    let hub = setup.start();
+    let granted = |filter: &str| {
+        let line = format!("edge-1 1 {filter}");
+        mosquitto.until("grants the filter", |one| one.log_text().contains(&line));
+    };
+    let given_up = |filter: &str| {
+        let lines = "Received UNSUBSCRIBE from edge-1\n";
+        mosquitto.until("hears of it", |one| {
+            let log = one.log_text();
+            let mut after = log.split(lines).skip(1);
+            after.any(|rest| {
+                rest.lines()
+                    .next()
+                    .is_some_and(|line| line.ends_with(filter))
+            })
+        });
+    };
+    granted("first/+");
+    lead_to(&mut setup, &hub, subscribe("second/+"));
+    granted("second/+");
+    given_up("first/+");
+    assert_eq!(hub.terminate(), Some(0));
+    setup.extra = subscribe("third/+");
+    let hub = setup.start();
+    granted("third/+");
+    given_up("second/+");
+    let mut plain = mosquitto.client().await;
+    publish(&mut plain, "first/x", b"gone").await;
+    publish(&mut plain, "second/x", b"gone").await;
+    publish(&mut plain, "third/x", b"there").await;
+    let mut b = scene::receiver(&hub, "b").await;
+    let there = ("third/x".to_owned(), "there".to_owned());
+    assert_eq!(command(&mut b).await, there);
+    let sent = mosquitto
+        .log_text()
+        .matches("Sending PUBLISH to edge-1")
+        .count();
+    assert_eq!(sent, 1);
 }
 
 /// The module's queue has no room for all of it, and the broker sends more than it said.

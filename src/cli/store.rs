@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{CHECK_FAILED, Failure, UNAVAILABLE, load, print};
 use crate::diagnostic::nearest;
 use crate::message::Endpoint;
-use crate::run::{STORE_DIR, Stopped, raise_file_limit};
+use crate::run::{STORE_DIR, Stopped, note_purged, raise_file_limit};
 use crate::store::Step;
 use crate::store::inspect::verify::{self, Damage, Verdict};
 use crate::store::inspect::{Inspection, LaneReport, inspect};
@@ -315,6 +315,10 @@ fn purge(config: &Path, name: &str) -> Result<(), Failure> {
     let waits = |lane: &&LaneReport| known.contains(&&*lane.endpoint) && lane.messages > 0;
     if after.lanes.iter().any(|lane| waits(&lane)) {
         let line = format!("{name} keeps its messages: the disk is full or refuses the note");
+        return Err(Failure::new(UNAVAILABLE, line));
+    }
+    if let Err(error) = note_purged(&config, messages as u64) {
+        let line = format!("the metrics will not count them: {error}");
         return Err(Failure::new(UNAVAILABLE, line));
     }
     print(&format!("{messages} messages of {name} dropped"))

@@ -1,5 +1,6 @@
 //! `[upstream]`: the cloud, or the hub above this one.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::Transport;
@@ -262,5 +263,31 @@ pub(super) fn check(reader: &mut Reader<'_>, upstream: &mut Upstream, iothub_hos
     if upstream.password_file.is_some() && upstream.username.is_none() {
         let message = "a password needs a `username` (MQTT 3.1.1 §3.1.2.9)";
         error("password_file", message, None);
+    }
+    remarks(reader, upstream);
+}
+
+/// What is allowed and hardly meant.
+fn remarks(reader: &mut Reader<'_>, upstream: &Upstream) {
+    let mut warning = |key: &str, message: &str, hint: &str| {
+        let origin = reader.origin(&[&format!("upstream.{key}"), "upstream.kind"]);
+        reader.warning(&origin, message.to_owned(), Some(hint.to_owned()));
+    };
+    if upstream.transport.is_encrypted() {
+        return;
+    }
+    for (key, path) in [("ca", &upstream.ca), ("certificate", &upstream.certificate)] {
+        if path.is_some() {
+            let message = format!("`{key}` has no effect without TLS");
+            warning(key, &message, "`transport = \"tls\"` uses it");
+        }
+    }
+    let is_near = |server: &Server| {
+        let address = server.host.parse::<IpAddr>();
+        server.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    };
+    if upstream.password_file.is_some() && !upstream.servers.iter().all(is_near) {
+        let message = "the password goes over the network as it is";
+        warning("transport", message, "`transport = \"tls\"` protects it");
     }
 }

@@ -87,6 +87,8 @@ pub struct Durable {
     pub sessions: BTreeMap<String, Vec<Subscription>>,
     /// Acknowledged messages that were gone at the start, at the most.
     pub lost_messages: u64,
+    /// Messages that `edgehub store purge` dropped since the hub last ran.
+    pub purged_messages: u64,
 }
 
 /// What is kept per identity while it is connected, or has a persistent session.
@@ -142,6 +144,7 @@ impl Hub {
             journal,
             sessions,
             lost_messages,
+            purged_messages,
         } = durable;
         let slots = DashMap::with_shard_amount(16);
         for (identity, subscriptions) in sessions {
@@ -174,9 +177,10 @@ impl Hub {
             journal,
             metrics,
         };
-        if lost_messages > 0 {
-            let lost = hub.dropped("damaged", "unknown", "");
-            lost.increment(lost_messages);
+        for (reason, messages) in [("damaged", lost_messages), ("purged", purged_messages)] {
+            if messages > 0 {
+                hub.dropped(reason, "unknown", "").increment(messages);
+            }
         }
         hub
     }

@@ -1,6 +1,7 @@
 //! The store that the configuration asks for.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{StartError, bounds};
@@ -16,6 +17,35 @@ use crate::store::{self, FORMAT, Opened, Options, Store};
 /// The folder of the store in `data_dir`.
 pub const STORE_DIR: &str = "store";
 
+/// In `data_dir`: how many messages `edgehub store purge` dropped since the hub last ran, which
+/// counts them.
+const PURGED_FILE: &str = "purged";
+
+/// Notes purged messages for the hub's next start.
+///
+/// # Errors
+/// The note cannot be written.
+pub fn note_purged(config: &Config, messages: u64) -> std::io::Result<()> {
+    let path = config.data_dir.join(PURGED_FILE);
+    let all = noted_purged(&path).saturating_add(messages);
+    files::write_private(&path, all.to_string().as_bytes())
+}
+
+fn noted_purged(path: &Path) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.parse().unwrap_or(0)
+}
+
+fn take_purged(config: &Config) -> u64 {
+    let path = config.data_dir.join(PURGED_FILE);
+    let messages = noted_purged(&path);
+    if messages > 0 {
+        tracing::info!(messages, "messages were dropped by `edgehub store purge`");
+        let _ = std::fs::remove_file(&path);
+    }
+    messages
+}
+
 /// Opens the store, or makes it, and starts its threads.
 pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError> {
     let dir = config.data_dir.join(STORE_DIR);
@@ -29,6 +59,7 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
             journal: Journal::memory(),
             sessions: BTreeMap::new(),
             lost_messages: 0,
+            purged_messages: 0,
         });
     };
     let at = |error: std::io::Error| StartError::System(format!("{}: {error}", dir.display()));
@@ -66,6 +97,7 @@ pub(super) fn open(config: &Config, clock: Clock) -> Result<Durable, StartError>
         journal,
         sessions,
         lost_messages: opened.lost_messages,
+        purged_messages: take_purged(config),
     })
 }
 

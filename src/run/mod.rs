@@ -34,7 +34,7 @@ use crate::server::tls::{SharedTls, TlsState};
 use crate::server::{self, Clock, Shared};
 use crate::store::Bounds;
 use crate::upstream::{Forwarder, settings};
-pub use durable::{STORE_DIR, Stopped};
+pub use durable::{STORE_DIR, Stopped, note_purged};
 use watching::{Seen, Watch, watched};
 
 /// Between two looks at expired messages and gauges.

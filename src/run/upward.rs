@@ -13,9 +13,12 @@ use crate::hub::{Dialect, Forwarding, Inbound};
 use crate::identity::Secret;
 use crate::session::UpwardTiming;
 use crate::upstream::dial::Reach;
+use crate::upstream::filters::Filters;
 use crate::upstream::pace::Pace;
 use crate::upstream::settings::{Account, Settings};
 
+/// In `data_dir`: the topic filters that the cloud may have of us.
+const FILTERS_FILE: &str = "upstream-filters.json";
 /// From the first byte to CONNACK, where the server was never quicker.
 const ACCEPT_MS: u64 = 20_000;
 /// How long a server may leave publications unacknowledged though it answers otherwise.
@@ -70,11 +73,15 @@ pub(super) fn load(config: &Config) -> Result<Option<Settings>, Vec<String>> {
         idle_ms: is_iothub.then_some(upstream.idle_timeout_seconds * 1000),
         has_certificate: upstream.certificate.is_some(),
         pace: Pace::new(upstream.max_messages_per_second),
-        filters: upstream
-            .subscribe
-            .iter()
-            .map(|one| one.filter.clone())
-            .collect(),
+        filters: Filters::new(
+            config.data_dir.join(FILTERS_FILE),
+            files::write_private,
+            upstream
+                .subscribe
+                .iter()
+                .map(|one| one.filter.clone())
+                .collect(),
+        ),
         random: || files::random().map_or(0, u64::from_le_bytes),
     }))
 }

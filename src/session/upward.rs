@@ -41,6 +41,8 @@ pub enum Above<'a, T> {
     Message(Publish<'a>),
     /// What it says to our filters, in their order.
     Subscribed(Vec<SubAckCode>),
+    /// It has given up what we asked it to.
+    Unsubscribed,
 }
 
 /// Why the conversation is over.
@@ -194,7 +196,8 @@ impl<T> Upward<T> {
             (Phase::Active, FromServer::SubAck(answer)) => {
                 Ok(Above::Subscribed(answer.codes.iter().collect()))
             }
-            (Phase::Active, FromServer::PingResp | FromServer::UnsubAck(_)) => Ok(Above::None),
+            (Phase::Active, FromServer::PingResp) => Ok(Above::None),
+            (Phase::Active, FromServer::UnsubAck(_)) => Ok(Above::Unsubscribed),
             (
                 Phase::Active,
                 FromServer::PubRec(_) | FromServer::PubRel(_) | FromServer::PubComp(_),
@@ -233,6 +236,16 @@ impl<T> Upward<T> {
         let packet_id = self.sender.lend_id();
         let all = filters.iter().map(|filter| (&**filter, QoS::AtLeastOnce));
         mqtt::encode_subscribe(self.output.tail(), packet_id, all)
+    }
+
+    /// Gives topics up; the packet id is one that no publication has.
+    ///
+    /// # Errors
+    /// Filters that cannot be written.
+    pub fn unsubscribe(&mut self, filters: &[String]) -> Result<(), mqtt::EncodeError> {
+        let packet_id = self.sender.lend_id();
+        let all = filters.iter().map(String::as_str);
+        mqtt::encode_unsubscribe(self.output.tail(), packet_id, all)
     }
 
     /// Takes leave.

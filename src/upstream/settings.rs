@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::dial::Reach;
+use super::filters::Filters;
 use super::pace::Pace;
 use crate::hub::Forwarding;
 use crate::identity::Secret;
@@ -25,8 +26,8 @@ pub struct Settings {
     pub pace: Pace,
     /// Whether the hub shows a certificate.
     pub has_certificate: bool,
-    /// The filters to subscribe to.
-    pub filters: Vec<String>,
+    /// What to subscribe to.
+    pub filters: Filters,
     /// Any number, for the jitter of waits.
     pub random: fn() -> u64,
 }

@@ -284,7 +284,10 @@ impl<'a> Talk<'a> {
                     let (intake, inward) = self.intake();
                     intake.take(inward, id, message, now);
                 }
-                Above::Subscribed(codes) => subscribed(&self.ends.settings.filters, &codes),
+                Above::Subscribed(codes) => {
+                    subscribed(self.ends.settings.filters.wanted(), &codes);
+                }
+                Above::Unsubscribed => self.ends.settings.filters.settled(),
             }
             input.advance(used);
         }
@@ -295,10 +298,16 @@ impl<'a> Talk<'a> {
     fn accepted(&mut self, session_present: bool, now: Now) {
         self.state.sent_ms = now.ms;
         self.ends.hub.link_up(self.ends.uplink, session_present);
-        if !self.ends.settings.filters.is_empty() {
-            let written = self.upward.subscribe(&self.ends.settings.filters);
-            debug_assert!(written.is_ok(), "filters were checked: {written:?}");
+        let filters = &self.ends.settings.filters;
+        let gone = filters.begin(session_present);
+        let mut written = Ok(());
+        if !gone.is_empty() {
+            written = self.upward.unsubscribe(&gone);
         }
+        if !filters.wanted().is_empty() {
+            written = written.and_then(|()| self.upward.subscribe(filters.wanted()));
+        }
+        debug_assert!(written.is_ok(), "filters were checked: {written:?}");
         self.ends.standing.accepted(now.ms);
     }
 

@@ -145,3 +145,23 @@ fn what_this_version_lacks_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_way_up_in_the_clear_is_remarked_on() {
+    let said_of = |servers: &str| {
+        let section = format!(
+            "[upstream]\nkind = \"mqtt\"\nservers = [{servers}]\ntransport = \"tcp\"\n\
+             ca = \"ca.pem\"\nusername = \"u\"\npassword_file = \"secret\"\n"
+        );
+        let (_, warnings) = parse(&format!("{BASE}{TLS}{section}")).unwrap();
+        said(warnings, Severity::Warning).join("\n")
+    };
+    let near = said_of("\"localhost\", \"127.0.0.1:1\", \"[::1]:1\"");
+    assert!(near.contains("`ca` has no effect without TLS"), "{near}");
+    assert!(!near.contains("as it is"), "{near}");
+    let far = said_of("\"localhost\", \"broker.example\"");
+    assert!(
+        far.contains("the password goes over the network as it is"),
+        "{far}"
+    );
+}

@@ -45,6 +45,7 @@ fn hub() -> Hub {
         journal: Journal::memory(),
         sessions: BTreeMap::new(),
         lost_messages: 0,
+        purged_messages: 0,
     };
     let metrics = Metrics::new("hub.example", "edge-1", "1");
     Hub::new(settings, Registry::default(), durable, metrics)

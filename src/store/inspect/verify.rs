@@ -321,7 +321,7 @@ impl<'a> Pass<'a> {
             let what = if self.recovered.catalog.contains_key(&damaged.segment) {
                 GONE
             } else {
-                "the segment is missing"
+                "the segment is missing, or its beginning does not read"
             };
             self.note(file, None, Some(damaged.seqs), &[], what);
         }
