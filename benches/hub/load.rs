@@ -174,6 +174,7 @@ fn publish(out: &mut BytesMut, topic: &str, number: usize, payload: &[u8]) {
         topic_prefix: topic.as_bytes(),
         topic_suffix: b"",
         packet_id: id,
+        properties: None,
         payload_len: payload.len(),
     };
     mqtt::encode_publish_head(out, head).unwrap();

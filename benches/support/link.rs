@@ -100,6 +100,7 @@ impl Link {
             topic_prefix: topic.as_bytes(),
             topic_suffix: b"",
             packet_id: Some(packet_id),
+            properties: None,
             payload_len: payload.len(),
         };
         mqtt::encode_publish_head(&mut self.output, head)?;

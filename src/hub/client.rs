@@ -112,6 +112,8 @@ pub(super) struct ParsedTopic {
     pub bag: Bytes,
     /// Hubs that the message passed before this one.
     pub hops: u8,
+    /// How long the sender says that it is of use.
+    pub expiry_ms: Option<u64>,
 }
 
 /// A will, kept until the connection ends (MQTT 3.1.1 §3.1.2.5).
@@ -140,6 +142,8 @@ pub struct Client {
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
     pub(super) persistent: bool,
+    /// It speaks MQTT 5, in which it can be told why a message is not taken.
+    pub(super) is_v5: bool,
     /// It is a hub itself, one below.
     pub(super) is_hub: bool,
     pub(super) will: Option<Will>,
@@ -192,6 +196,11 @@ impl Client {
     /// Voids the will: the client took its leave with DISCONNECT.
     pub fn void_will(&mut self) {
         self.will = None;
+    }
+
+    /// The session is kept after the connection, or not: a client of MQTT 5 may change its mind.
+    pub fn set_persistent(&mut self, persistent: bool) {
+        self.persistent = persistent;
     }
 
     /// Gives the memory of empty buffers back; called when the connection goes idle.

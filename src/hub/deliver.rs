@@ -9,7 +9,7 @@ use super::client::{Client, Input, Place, Sent, Token};
 use super::{Hub, Now, brief, lose};
 use crate::identity::policy;
 use crate::iothub::topics;
-use crate::mqtt::{PacketId, QoS, SubAckCode, Subscribe, Unsubscribe};
+use crate::mqtt::{PacketId, QoS, SubAckCode, Unsubscribe};
 use crate::observe::{self, Delivered};
 use crate::session::{InFlight, Outgoing, Session};
 use crate::store::journal::Subscription;
@@ -17,6 +17,8 @@ use crate::store::{Delivery, Queue};
 
 /// Messages fetched from a queue at a time: one lock for many, and other inputs get their turn.
 const FETCH_MAX: usize = 32;
+/// As a metric's label.
+const TOO_LARGE_FOR_CLIENT: &str = "too_large_for_client";
 
 impl Hub {
     /// Fills the client's window from its queues, inputs taking turns, until the window is full,
@@ -75,7 +77,7 @@ impl Hub {
             QoS::AtLeastOnce
         };
         let any = !fetched.is_empty();
-        let mut done = Vec::new();
+        let (mut done, mut too_large) = (Vec::new(), Vec::new());
         for delivery in fetched.drain(..) {
             let message = &delivery.message;
             let waited_ms = now.ms.saturating_sub(message.received_ms);
@@ -86,12 +88,35 @@ impl Hub {
                 payload: &message.payload,
             };
             let token = token(&input.queue, &delivery);
-            done.extend(session.deliver(now.ms, qos, &out, token));
+            if session.takes(&out) {
+                done.extend(session.deliver(now.ms, qos, &out, token));
+            } else {
+                too_large.push(token);
+            }
         }
         for token in done {
             self.delivered(client, token, now);
         }
+        for token in too_large {
+            self.give_up_too_large(client, token);
+        }
         any
+    }
+
+    /// A message that is larger than the client's packets counts as delivered (MQTT 5 §3.1.2.11.4).
+    fn give_up_too_large(&self, client: &Client, token: Token) {
+        let Token::Queued { place, origin, .. } = token else {
+            return;
+        };
+        self.store
+            .acknowledge(&place.queue, place.priority, place.seq);
+        let from = self.id_label(&origin.sender).to_owned();
+        let output = self.output_label(origin.output.as_deref(), true);
+        self.count_dropped(TOO_LARGE_FOR_CLIENT, &from, output);
+        if self.may_log() {
+            let id = client.identity().as_str();
+            tracing::warn!(id, from, "a message is larger than the client's packets");
+        }
     }
 
     /// The client acknowledged a delivery, or none was asked of it.
@@ -239,15 +264,14 @@ impl Hub {
         &self,
         client: &mut Client,
         session: &mut Session<Token>,
-        subscribe: Subscribe<'_>,
+        (packet_id, filters): (PacketId, &[(&str, QoS)]),
     ) {
-        let codes: Vec<_> = subscribe
-            .filters
+        let codes: Vec<_> = filters
             .iter()
-            .map(|(filter, qos)| self.subscribe_one(client, filter, qos))
+            .map(|(filter, qos)| self.subscribe_one(client, filter, *qos))
             .collect();
         let version = self.keep_subscriptions(client);
-        session.subscribed(subscribe.packet_id, codes, version);
+        session.subscribed(packet_id, codes, version);
         // It takes effect behind the SUBACK: few clients expect messages before it.
         client.subscribed = true;
     }
@@ -302,11 +326,14 @@ impl Hub {
         session: &mut Session<Token>,
         unsubscribe: Unsubscribe<'_>,
     ) {
+        let mut existed = Vec::new();
         for filter in unsubscribe.filters.iter() {
+            let before = client.subscriptions.len();
             client.subscriptions.retain(|known| known.filter != filter);
+            existed.push(client.subscriptions.len() < before);
         }
         let version = self.keep_subscriptions(client);
-        session.unsubscribed(unsubscribe.packet_id, version);
+        session.unsubscribed(unsubscribe.packet_id, existed, version);
         self.refresh_inputs(client);
     }
 

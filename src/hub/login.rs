@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,10 +12,12 @@ use super::client::{Client, Parked, Scratch, Token, Will};
 use super::{Hub, Now, Published, Slot, brief};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
+use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{ATTACH, Mailbox, RECHECK, TAKEN_OVER};
+use crate::mqtt::v5::Properties;
 use crate::mqtt::{Connect, ConnectReturnCode, Publish, QoS};
 use crate::observe::{self, Runs};
-use crate::session::{Close, Session};
+use crate::session::{Close, Session, Welcome};
 use crate::store::journal::Subscription;
 
 /// A client that may come in.
@@ -23,7 +26,13 @@ pub struct Login {
     pub(super) identity: Identity,
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
+    /// What there was of its session is forgotten.
     pub(super) clean: bool,
+    /// The session is kept after the connection.
+    pub(super) persistent: bool,
+    pub(super) is_v5: bool,
+    /// The hub chose its client id.
+    pub(super) is_assigned: bool,
     /// It is a hub itself, one below.
     pub(super) is_hub: bool,
     pub(super) will: Option<Will>,
@@ -72,10 +81,11 @@ impl Hub {
     pub fn login(
         &self,
         connect: &Connect<'_>,
+        session: &Session<Token>,
         peer: &Peer,
         now: Now,
     ) -> Result<Login, LoginRefused> {
-        match self.login_inner(connect, peer, now) {
+        match self.login_inner(connect, session, peer, now) {
             Ok(login) => {
                 self.failures.forget(peer.address, connect.client_id);
                 Ok(login)
@@ -107,6 +117,7 @@ impl Hub {
     fn login_inner(
         &self,
         connect: &Connect<'_>,
+        session: &Session<Token>,
         peer: &Peer,
         now: Now,
     ) -> Result<Login, (ConnectReturnCode, &'static str, String)> {
@@ -120,6 +131,12 @@ impl Hub {
             credentials: None,
             expires_unix: None,
             clean: connect.clean_session,
+            persistent: match session.is_v5() {
+                true => session.wants_to_be_kept(),
+                false => !connect.clean_session,
+            },
+            is_v5: session.is_v5(),
+            is_assigned: false,
             is_hub: false,
             will,
             keep_alive_seconds: connect.keep_alive_seconds,
@@ -134,13 +151,14 @@ impl Hub {
                 name.identity
             }
             None if peer.anonymous && peer.certificate.is_none() => {
-                if connect.client_id.is_empty() && !connect.clean_session {
+                login.is_assigned = connect.client_id.is_empty();
+                if login.is_assigned && !connect.clean_session && !login.is_v5 {
                     let text = "an empty client id needs a clean session".to_owned();
                     return Err((Code::IdentifierRejected, "client_id_mismatch", text));
                 }
                 login.identity = self.anonymous(connect.client_id);
                 // There is nothing to keep for them, and no end to their names.
-                login.clean = true;
+                (login.clean, login.persistent) = (true, false);
                 return Ok(login);
             }
             None => Identity::parse(connect.client_id).ok_or_else(|| {
@@ -244,7 +262,17 @@ impl Hub {
             self.keep_subscriptions(&client);
         }
         self.refresh_inputs(&mut client);
-        session.accept(now.ms, present, login.keep_alive_seconds);
+        let packet_bytes_max = self.limits().max_message_bytes + TOPIC_BYTES_MAX;
+        let welcome = Welcome {
+            session_present: present,
+            keep_alive_seconds: login.keep_alive_seconds,
+            is_kept: login.persistent,
+            assigned_client_id: login.identity.module_id().filter(|_| login.is_assigned),
+            packet_bytes_max: u32::try_from(packet_bytes_max)
+                .ok()
+                .and_then(NonZeroU32::new),
+        };
+        session.accept(now.ms, &welcome);
         session.handle_kept(self.store.kept());
         if !login.clean {
             session.continue_ids(parked.next_id);
@@ -290,9 +318,15 @@ impl Hub {
         };
         slot.current = None;
         slot.parked = parked;
+        let ended = !client.persistent && slot.subscriptions.take().is_some();
+        slot.recorded &= !ended;
         let waiting = slot.waiting.clone();
         let forget = waiting.is_none() && slot.is_empty();
         drop(slot);
+        if ended {
+            self.journal
+                .record(client.identity.as_str(), None, &client.mailbox);
+        }
         if let Some(waiting) = waiting {
             waiting.raise(ATTACH);
         } else if forget {
@@ -389,7 +423,8 @@ impl Hub {
             mailbox: Arc::clone(mailbox),
             credentials: login.credentials.clone(),
             expires_unix: login.expires_unix,
-            persistent: !login.clean,
+            persistent: login.persistent,
+            is_v5: login.is_v5,
             is_hub: login.is_hub,
             will: login.will.clone(),
             subscriptions,
@@ -445,7 +480,7 @@ impl Hub {
             packet_id: None,
             payload: &will.payload,
         };
-        let published = self.publish(client, &publish, now);
+        let published = self.publish(client, (&publish, Properties::EMPTY), now);
         let (id, topic) = (client.identity.as_str(), brief(&will.topic));
         match published {
             Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),

@@ -5,6 +5,7 @@
 //! from one call to the next.
 
 mod address;
+mod beside;
 mod client;
 mod counts;
 mod deliver;

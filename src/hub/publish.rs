@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::client::{Client, Held, Output, ParsedTopic};
 use super::ways::{Grounded, TOO_LARGE_FOR_CLOUD};
-use super::{Hub, Now, lose};
+use super::{Hub, Now, beside, lose};
 use crate::identity::policy::{self, Forbidden, Permit};
 use crate::iothub::bag::{self, BagError};
 use crate::iothub::topics::{Incoming, MalformedTopic};
 use crate::message::{Message, Origin, Properties, Source, SystemProperty};
+use crate::mqtt::v5::{self, ReasonCode};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::routes::{View, explain};
@@ -33,9 +34,13 @@ pub enum Published {
     Accepted {
         /// 0: at once.
         seq: u64,
+        /// Nobody gets it: no route matched.
+        is_unrouted: bool,
     },
     /// No room now: try the same packet again when told so.
     HeldBack,
+    /// No room, and the client can be told (`DESIGN` §4).
+    Full,
     /// Refused for good.
     Refused(Refused),
 }
@@ -91,11 +96,33 @@ impl Refused {
             Self::TopicTooLong { .. } => "topic_too_long",
         }
     }
+
+    /// What PUBACK says of it (MQTT 5 §3.4.2.1).
+    #[must_use]
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Forbidden(_) => ReasonCode::NotAuthorized,
+            Self::Bag(_) | Self::Topic(_) | Self::TopicTooLong { .. } => {
+                ReasonCode::TopicNameInvalid
+            }
+            Self::TooLarge { .. } | Self::TooLargeForCloud { .. } => ReasonCode::QuotaExceeded,
+        }
+    }
 }
+
+impl Published {
+    const DONE: Self = Self::Accepted {
+        seq: 0,
+        is_unrouted: false,
+    };
+}
+
+/// A PUBLISH as it came; 3.1.1 has no properties.
+type Came<'a> = (&'a Publish<'a>, v5::Properties<'a>);
 
 impl Hub {
     /// Takes a message. `Accepted` means that every endpoint whose route matched has it.
-    pub fn publish(&self, client: &mut Client, publish: &Publish<'_>, now: Now) -> Published {
+    pub fn publish(&self, client: &mut Client, publish: Came<'_>, now: Now) -> Published {
         match self.publish_inner(client, publish, now) {
             Ok(published) => published,
             Err(refused) => {
@@ -108,23 +135,24 @@ impl Hub {
     fn publish_inner(
         &self,
         client: &mut Client,
-        publish: &Publish<'_>,
+        came: Came<'_>,
         now: Now,
     ) -> Result<Published, Refused> {
+        let publish = came.0;
         if let Some(held) = client.held.take() {
             return Ok(self.append(client, publish, held, now));
         }
         if client.routing.generation != self.generation() {
             self.take_routing(client);
         }
-        if !same_topic(client, publish) {
-            match self.authorize(client, publish)? {
+        if !same_topic(client, came) {
+            match self.authorize(client, came)? {
                 Some(parsed) => client.parsed = Some(parsed),
-                None => return Ok(Published::Accepted { seq: 0 }),
+                None => return Ok(Published::DONE),
             }
         }
         let Some(mut held) = self.accept(client, publish, now)? else {
-            return Ok(Published::Accepted { seq: 0 });
+            return Ok(Published::DONE);
         };
         self.route(client, &mut held);
         if let Some(Grounded::TooLarge { bytes, max }) = held.grounded
@@ -143,8 +171,9 @@ impl Hub {
     fn authorize(
         &self,
         client: &mut Client,
-        publish: &Publish<'_>,
+        came: Came<'_>,
     ) -> Result<Option<ParsedTopic>, Refused> {
+        let publish = came.0;
         let limits = self.limits();
         if publish.topic.len() > limits.max_topic_bytes {
             return Err(Refused::TopicTooLong {
@@ -162,7 +191,7 @@ impl Hub {
         let publication = incoming.publication(publish.topic);
         let permit = policy::authorize_publish(client.identity(), publication)?;
         if let Incoming::Telemetry { bag, .. } = incoming {
-            return self.parse(client, &permit, publish, bag).map(Some);
+            return self.parse(client, &permit, came, bag).map(Some);
         }
         self.request(client, &incoming);
         Ok(None)
@@ -172,12 +201,13 @@ impl Hub {
         &self,
         client: &mut Client,
         permit: &Permit,
-        publish: &Publish<'_>,
+        (publish, sent_beside): Came<'_>,
         bag: &str,
     ) -> Result<ParsedTopic, Refused> {
         let sender = permit.identity();
         let mut properties = Properties::default();
         bag::decode(bag, &mut properties)?;
+        let expiry_ms = beside::add(sent_beside, &mut properties)?;
         if publish.retain {
             properties.set("mqtt-retain", Some("true"));
         }
@@ -198,8 +228,8 @@ impl Hub {
             return Err(Refused::TopicTooLong { bytes, max });
         }
         Ok(ParsedTopic {
-            // No topic is empty: what DUP and RETAIN added is not for the next message.
-            topic: if publish.dup || publish.retain {
+            // No topic is empty: what flags and properties added is not for the next message.
+            topic: if publish.dup || publish.retain || !sent_beside.is_empty() {
                 String::new()
             } else {
                 publish.topic.to_owned()
@@ -208,6 +238,7 @@ impl Hub {
             properties,
             bag: Bytes::from(encoded),
             hops,
+            expiry_ms,
         })
     }
 
@@ -305,6 +336,8 @@ impl Hub {
                 Some(seconds) => Some(u64::from(seconds) * 1000),
                 None => routing.ttl_ms,
             };
+            // The sender may want less, never more.
+            let ttl_ms = ttl_ms.into_iter().chain(parsed.expiry_ms).min();
             let queue = match routing.queues.get(target.endpoint) {
                 Some(Some(queue)) => Ok(queue),
                 _ => self.way_up(routing, parsed, held.message.payload.len()),
@@ -369,7 +402,8 @@ impl Hub {
             scratch, mailbox, ..
         } = client;
         let output = &held.output;
-        let is_patient = publish.qos != QoS::AtMostOnce;
+        // A client of MQTT 5 is told at once instead of waiting (`DESIGN` §4).
+        let is_patient = publish.qos != QoS::AtMostOnce && !client.is_v5;
         let mut seq = 0;
         if !held.copies.is_empty() {
             let append = Append {
@@ -395,7 +429,10 @@ impl Hub {
                 }
                 Err(_) => {
                     output.queue_full.increment(1);
-                    return Published::Accepted { seq: 0 };
+                    return match publish.qos {
+                        QoS::AtMostOnce => Published::DONE,
+                        QoS::AtLeastOnce | QoS::ExactlyOnce => Published::Full,
+                    };
                 }
             }
         }
@@ -410,7 +447,10 @@ impl Hub {
         }
         scratch.copies = held.copies;
         scratch.copies.clear();
-        Published::Accepted { seq }
+        Published::Accepted {
+            seq,
+            is_unrouted: held.targets == 0,
+        }
     }
 
     /// Ends a batch of publishes: has it written, wakes the receivers, records the samples.
@@ -438,9 +478,10 @@ impl Hub {
 }
 
 /// Whether the topic was parsed already; DUP and RETAIN become properties, so they count too.
-fn same_topic(client: &Client, publish: &Publish<'_>) -> bool {
+fn same_topic(client: &Client, (publish, sent_beside): Came<'_>) -> bool {
     !publish.dup
         && !publish.retain
+        && sent_beside.is_empty()
         && client
             .parsed
             .as_ref()

@@ -113,7 +113,9 @@ pub fn decode(segment: &str, properties: &mut Properties) -> Result<(), BagError
     Ok(())
 }
 
-fn set(properties: &mut Properties, key: &str, value: Option<&str>) {
+/// Sets a property by its name on the wire, such as `$.on`; names that only the hub may set are left
+/// out.
+pub fn set(properties: &mut Properties, key: &str, value: Option<&str>) {
     // The length is compared first, so that most names cost one comparison each.
     let wire = WIRE_NAMES.iter().find(|(name, _, _)| *name == key);
     if let Some((_, _, property)) = wire {

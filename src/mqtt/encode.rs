@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::topic::{self, TopicError};
 
 use super::packet::{ConnAck, Connect, ConnectReturnCode, PacketId, Publish, QoS, SubAckCode};
+use super::v5::{Place, Properties, list_bytes, put_list};
 use super::{FromClient, FromServer, Malformed, REMAINING_LENGTH_MAX};
 
 /// Why a packet cannot be written. Nothing was written.
@@ -81,6 +82,8 @@ pub struct PublishParts<'a> {
     pub topic_suffix: &'a [u8],
     /// `Some` exactly if the QoS is 1 or 2 (§3.3.2.2).
     pub packet_id: Option<PacketId>,
+    /// `None` for MQTT 3.1.1, which has none; those of MQTT 5 (§3.3.2.3 there).
+    pub properties: Option<Properties<'a>>,
     /// How many bytes of payload the caller will send right behind the head.
     pub payload_len: usize,
 }
@@ -162,7 +165,10 @@ pub fn encode_publish_head(out: &mut BytesMut, head: PublishParts<'_>) -> Result
     if head.dup && head.qos == QoS::AtMostOnce {
         return Err(EncodeError::DupAtQosZero);
     }
-    let head_bytes = 2 + topic_bytes + if head.packet_id.is_some() { 2 } else { 0 };
+    let mut head_bytes = 2 + topic_bytes + if head.packet_id.is_some() { 2 } else { 0 };
+    if let Some(properties) = head.properties {
+        head_bytes += list_bytes(properties, Place::ServerPublish)?;
+    }
     let remaining = Remaining::new(head.payload_len.saturating_add(head_bytes))?;
     let first = 0x30 | u8::from(head.dup) << 3 | (head.qos as u8) << 1 | u8::from(head.retain);
     out.reserve(5 + head_bytes);
@@ -172,6 +178,9 @@ pub fn encode_publish_head(out: &mut BytesMut, head: PublishParts<'_>) -> Result
     out.extend_from_slice(head.topic_suffix);
     if let Some(id) = head.packet_id {
         out.extend_from_slice(&id.get().to_be_bytes());
+    }
+    if let Some(properties) = head.properties {
+        put_list(out, properties);
     }
     Ok(())
 }
@@ -318,6 +327,7 @@ fn encode_publish(out: &mut BytesMut, publish: &Publish<'_>) -> Result<(), Encod
         topic_prefix: publish.topic.as_bytes(),
         topic_suffix: &[],
         packet_id: publish.packet_id,
+        properties: None,
         payload_len: publish.payload.len(),
     };
     encode_publish_head(out, head)?;

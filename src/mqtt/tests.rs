@@ -222,6 +222,7 @@ fn a_head_goes_before_any_payload_that_fits() {
         topic_prefix: b"a/",
         topic_suffix: b"b",
         packet_id: PacketId::new(258),
+        properties: None,
         payload_len,
     };
     for payload_len in [0, 120, 121, 16376, 16377, 2097144, 2097145, 268435448] {

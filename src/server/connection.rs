@@ -18,7 +18,8 @@ use crate::limits;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
 };
-use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, FromClient, Publish, QoS};
+use crate::mqtt::v5::{self, Properties, ReasonCode};
+use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish, QoS};
 use crate::observe;
 use crate::session::{Close, Event, Session, Timing};
 
@@ -66,6 +67,9 @@ enum Stage {
     Waiting(Box<Login>),
     In(Box<Client>),
 }
+
+/// What a packet asks of the hub, and the packet's length.
+type Decoded<'a> = Result<Option<(Result<Event<'a, Token>, Close>, usize)>, DecodeError>;
 
 /// What a turn found.
 enum Turn {
@@ -123,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             close,
             Close::Disconnect | Close::ConnectionLost | Close::Io(_)
         ) {
+            self.session.say_goodbye(&close);
             // A refusal's CONNACK, or answers to what came before a bad packet; one try is all.
             let _ = poll_fn(|cx| Poll::Ready(self.write(cx))).await;
         }
@@ -321,15 +326,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 limits::CONNECT_BYTES_MAX
             };
             let rest = bytes.get(used..).unwrap_or_default();
-            match mqtt::decode_from_client(rest, packet_max) {
-                Ok(Some((packet, length))) => {
-                    if !self.packet(packet)? {
+            match self.decode(rest, packet_max) {
+                Ok(Some((event, length))) => {
+                    if !self.event(event?)? {
                         break;
                     }
                     used += length;
                 }
                 Ok(None) => break,
-                Err(DecodeError::TooLarge { packet_bytes, max }) => {
+                Err(DecodeError::TooLarge { packet_bytes, max }) if !self.session.is_v5() => {
                     let error = DecodeError::TooLarge { packet_bytes, max };
                     if !self.too_large(rest, error)? {
                         break;
@@ -346,25 +351,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(used)
     }
 
-    /// Handles one packet; false if it must be offered again later.
-    fn packet(&mut self, packet: FromClient<'_>) -> Result<bool, Close> {
+    /// Reads one packet and hands it to the session; the version is that of CONNECT.
+    fn decode<'a>(&mut self, bytes: &'a [u8], packet_max: usize) -> Decoded<'a> {
+        let now_ms = self.now.ms;
+        if !self.session.is_v5() {
+            match mqtt::decode_from_client(bytes, packet_max) {
+                Err(DecodeError::UnsupportedProtocol { level: 5 })
+                    if matches!(self.stage, Stage::Before) => {}
+                decoded => {
+                    let Some((packet, length)) = decoded? else {
+                        return Ok(None);
+                    };
+                    return Ok(Some((self.session.handle_packet(now_ms, packet), length)));
+                }
+            }
+        }
+        let Some((packet, length)) = v5::decode_from_client(bytes, packet_max)? else {
+            return Ok(None);
+        };
+        Ok(Some((
+            self.session.handle_packet_v5(now_ms, packet),
+            length,
+        )))
+    }
+
+    /// Handles what a packet asks for; false if it must be offered again later.
+    fn event(&mut self, event: Event<'_, Token>) -> Result<bool, Close> {
         let now = self.now;
         self.packets += 1;
-        let event = self.session.handle_packet(now.ms, packet)?;
         if let Event::Connect(connect) = &event {
             self.connect(connect)?;
             return Ok(true);
         }
         let Stage::In(client) = &mut self.stage else {
             return match event {
-                Event::Disconnect => Err(Close::Disconnect),
+                Event::Disconnect { .. } => Err(Close::Disconnect),
                 _ => Ok(true),
             };
         };
         match event {
-            Event::Publish(publish) => return self.publish(&publish),
-            Event::Subscribe(subscribe) => {
-                self.hub.subscribe(client, &mut self.session, subscribe);
+            Event::Publish(publish, properties) => return self.publish(&publish, properties),
+            Event::Subscribe { packet_id, filters } => {
+                let wanted = (packet_id, filters.as_slice());
+                self.hub.subscribe(client, &mut self.session, wanted);
                 self.session.handle_durable(self.hub.settled());
             }
             Event::Unsubscribe(unsubscribe) => {
@@ -372,8 +401,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.session.handle_durable(self.hub.settled());
             }
             Event::Delivered(token) => self.hub.delivered(client, token, now),
-            Event::Disconnect => {
-                client.void_will();
+            Event::Disconnect { voids_will } => {
+                if voids_will {
+                    client.void_will();
+                }
+                if self.session.is_v5() && !self.session.wants_to_be_kept() {
+                    client.set_persistent(false);
+                }
                 return Err(Close::Disconnect);
             }
             Event::None | Event::Connect(_) => {}
@@ -381,40 +415,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(true)
     }
 
-    fn publish(&mut self, publish: &Publish<'_>) -> Result<bool, Close> {
+    fn publish(
+        &mut self,
+        publish: &Publish<'_>,
+        properties: Properties<'_>,
+    ) -> Result<bool, Close> {
         let Stage::In(client) = &mut self.stage else {
             return Ok(true);
         };
         let now = self.now;
-        let mut kept_at = 0;
-        match self.hub.publish(client, publish, now) {
-            Published::Accepted { seq } => kept_at = seq,
+        let (mut kept_at, mut reason) = (0, ReasonCode::Success);
+        match self.hub.publish(client, (publish, properties), now) {
+            Published::Accepted { seq, is_unrouted } => {
+                kept_at = seq;
+                if is_unrouted {
+                    reason = ReasonCode::NoMatchingSubscribers;
+                }
+            }
             Published::HeldBack => {
                 self.session.hold_back(now.ms);
                 return Ok(false);
             }
-            Published::Refused(why) => self.refused(publish, why.to_string())?,
+            Published::Full => reason = ReasonCode::QuotaExceeded,
+            Published::Refused(why) => {
+                reason = why.reason_code();
+                self.refused(publish, why.to_string())?;
+            }
         }
         if let Some(packet_id) = publish.packet_id {
-            self.session.acknowledge(packet_id, kept_at);
+            self.session.acknowledge(packet_id, kept_at, reason);
         }
         Ok(true)
     }
 
-    /// MQTT 3.1.1 can only close; a client that insists is acknowledged (`DESIGN` §4).
+    /// MQTT 5 has a reason code for it. MQTT 3.1.1 can only close; a client that insists is
+    /// acknowledged (`DESIGN` §4).
     fn refused(&mut self, publish: &Publish<'_>, why: String) -> Result<(), Close> {
         let Stage::In(client) = &self.stage else {
             return Err(Close::PublishRefused(why));
         };
-        let again = self.hub.refused_before(client, publish);
+        let is_told = self.session.is_v5();
+        let again = !is_told && self.hub.refused_before(client, publish);
         if self.hub.may_log() {
             let (id, topic) = (client.identity().as_str(), brief(publish.topic));
-            let what = if again {
-                "refused again and acknowledged"
-            } else {
-                "refused, connection closed"
+            let what = match (is_told, again) {
+                (true, _) => "refused",
+                (false, true) => "refused again and acknowledged",
+                (false, false) => "refused, connection closed",
             };
             tracing::warn!(id, topic, "publish {what}: {why}");
+        }
+        if is_told {
+            return Ok(());
         }
         if again {
             self.hub.count_refused_again(client);
@@ -452,7 +504,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.refused(&publish, error.to_string())?;
         if let Some(packet_id) = head.packet_id {
-            self.session.acknowledge(packet_id, 0);
+            self.session.acknowledge(packet_id, 0, ReasonCode::Success);
         }
         Ok(true)
     }
@@ -470,7 +522,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Close> {
         let now = self.now;
-        match self.hub.login(connect, &self.peer, now) {
+        match self.hub.login(connect, &self.session, &self.peer, now) {
             Ok(login) => {
                 self.stage = Stage::Waiting(Box::new(login));
                 self.attach()

@@ -1,6 +1,7 @@
 //! Why a connection ends.
 
 use crate::mqtt::DecodeError;
+use crate::mqtt::v5::ReasonCode;
 
 /// Why a connection ends. The sentence goes to the log, the label to the metrics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +36,17 @@ pub enum Close {
     /// PUBREC, PUBREL or PUBCOMP without a QoS 2 message.
     #[error("an acknowledgement that belongs to no QoS 2 message")]
     UnexpectedAck,
+    /// What CONNACK said is not available here, asked for all the same (MQTT 5 §3.2.2.3).
+    #[error("the client uses what the hub said it has not: {what}")]
+    NotAvailable {
+        /// In words.
+        what: &'static str,
+        /// As DISCONNECT says it.
+        reason: ReasonCode,
+    },
+    /// A packet that makes no sense here (MQTT 5 §4.13.1).
+    #[error("protocol error: {0}")]
+    ProtocolError(&'static str),
     /// The client was not let in.
     #[error("login refused: {0}")]
     LoginRefused(String),
@@ -71,7 +83,11 @@ impl Close {
             Self::Io(_) => "io",
             Self::Decode(DecodeError::TooLarge { .. }) => "packet_too_large",
             Self::Decode(_) => "malformed",
-            Self::NotConnected | Self::SecondConnect | Self::UnexpectedAck => "protocol",
+            Self::NotConnected
+            | Self::SecondConnect
+            | Self::UnexpectedAck
+            | Self::ProtocolError(_) => "protocol",
+            Self::NotAvailable { .. } => "not_available",
             Self::ConnectTimeout => "connect_timeout",
             Self::KeepAlive => "keep_alive",
             Self::QosNotAvailable => "qos_not_available",
@@ -84,5 +100,30 @@ impl Close {
             Self::Evicted => "evicted",
             Self::Draining => "draining",
         }
+    }
+
+    /// What DISCONNECT says, where the connection is not gone already (MQTT 5 §3.14.2.1).
+    #[must_use]
+    pub fn reason_code(&self) -> Option<ReasonCode> {
+        use ReasonCode as Reason;
+        Some(match self {
+            Self::Disconnect | Self::ConnectionLost | Self::Io(_) | Self::LoginRefused(_) => {
+                return None;
+            }
+            Self::Decode(error) => error.reason_code(),
+            Self::NotConnected
+            | Self::SecondConnect
+            | Self::UnexpectedAck
+            | Self::ProtocolError(_) => Reason::ProtocolError,
+            Self::NotAvailable { reason, .. } => *reason,
+            Self::ConnectTimeout | Self::Evicted => Reason::ServerBusy,
+            Self::KeepAlive => Reason::KeepAliveTimeout,
+            Self::QosNotAvailable => Reason::QosNotSupported,
+            Self::PublishRefused(_) | Self::Revoked(_) => Reason::NotAuthorized,
+            Self::PublishStalled => Reason::QuotaExceeded,
+            Self::AckStalled => Reason::ImplementationSpecific,
+            Self::TakenOver => Reason::SessionTakenOver,
+            Self::Draining => Reason::ServerShuttingDown,
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! One client's MQTT 3.1.1 conversation, without sockets and clocks.
+//! One client's conversation in MQTT 3.1.1 or 5, without sockets and clocks.
 //!
 //! Four kinds of method, by name: `handle_*` takes what came from outside (a packet, a timeout),
 //! `accept`, `refuse`, `acknowledge`, `subscribed`, `deliver` carry out what the hub decided,
@@ -9,20 +9,25 @@
 //! closes it for good. Times are milliseconds of one monotonic clock that the caller owns.
 
 mod close;
+mod five;
 mod output;
 mod sender;
 mod upward;
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 pub use close::Close;
 pub use output::{Outgoing, Output};
 pub use sender::{InFlight, Sender};
 pub use upward::{Above, Lost, Upward, UpwardTiming};
 
+use five::Five;
+
+use crate::mqtt::v5::{Properties, ReasonCode};
 use crate::mqtt::{
     self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish, QoS,
-    SubAckCode, Subscribe, Unsubscribe,
+    SubAckCode, Unsubscribe,
 };
 
 /// What an answer counts: PUBACK is the longest of those that come in numbers.
@@ -48,16 +53,39 @@ pub enum Event<'a, T> {
     None,
     /// The client wants in: answer with [`Session::accept`] or [`Session::refuse`].
     Connect(Connect<'a>),
-    /// A message: append it, then [`Session::acknowledge`].
-    Publish(Publish<'a>),
+    /// A message: append it, then [`Session::acknowledge`]. 3.1.1 has no properties.
+    Publish(Publish<'a>, Properties<'a>),
     /// Answer with [`Session::subscribed`].
-    Subscribe(Subscribe<'a>),
+    Subscribe {
+        /// What the answer carries too.
+        packet_id: PacketId,
+        /// At least one, each with the QoS asked for.
+        filters: Vec<(&'a str, QoS)>,
+    },
     /// Answer with [`Session::unsubscribed`].
     Unsubscribe(Unsubscribe<'a>),
     /// The client acknowledged a delivery.
     Delivered(T),
-    /// The client took its leave; its will is void (MQTT 3.1.1 §3.14).
-    Disconnect,
+    /// The client took its leave (§3.14).
+    Disconnect {
+        /// Its will is not to be published.
+        voids_will: bool,
+    },
+}
+
+/// What a client is let in with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Welcome<'a> {
+    /// There was a session of it.
+    pub session_present: bool,
+    /// The client's wish; 0: never.
+    pub keep_alive_seconds: u16,
+    /// The session is kept after the connection.
+    pub is_kept: bool,
+    /// The client id that the hub chose for it.
+    pub assigned_client_id: Option<&'a str>,
+    /// The largest packet that the hub takes.
+    pub packet_bytes_max: Option<NonZeroU32>,
 }
 
 #[derive(Debug)]
@@ -70,16 +98,25 @@ enum Phase {
     /// A refusal waits for its time (slowed logins) before CONNACK and close.
     Refusing {
         at_ms: u64,
-        code: ConnectReturnCode,
+        answer: Refusal,
         close: Close,
     },
     Closed,
 }
 
+/// What a refusing CONNACK says.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    /// In the words of 3.1.1, which all have one in MQTT 5.
+    V311(ConnectReturnCode),
+    V5(ReasonCode),
+}
+
 #[derive(Debug)]
 enum Acknowledgement {
     Sub(Vec<SubAckCode>),
-    Unsub,
+    /// Which of the subscriptions there were.
+    Unsub(Vec<bool>),
 }
 
 #[derive(Debug)]
@@ -101,12 +138,14 @@ pub struct Session<T> {
     pending: VecDeque<PendingAck>,
     /// PUBACKs that wait for the disk, in the order of their messages (MQTT-4.6.0-2), and PINGRESPs
     /// (`None`) behind them: a client that pings to learn how far the hub is gets a true answer.
-    unkept: VecDeque<(u64, Option<PacketId>)>,
+    unkept: VecDeque<(u64, Option<(PacketId, ReasonCode)>)>,
     /// Everything up to this seq is kept.
     kept_seq: u64,
     output: Output,
     /// Bytes of answers written since the output was last empty.
     answer_bytes: usize,
+    /// There if the client speaks MQTT 5.
+    five: Option<Box<Five>>,
 }
 
 impl<T> Session<T> {
@@ -127,6 +166,7 @@ impl<T> Session<T> {
             kept_seq: 0,
             output: Output::default(),
             answer_bytes: 0,
+            five: None,
         }
     }
 
@@ -188,42 +228,53 @@ impl<T> Session<T> {
             FromClient::Publish(publish) if publish.qos == QoS::ExactlyOnce => {
                 Err(Close::QosNotAvailable)
             }
-            FromClient::Publish(publish) => Ok(Event::Publish(publish)),
-            FromClient::PubAck(packet_id) => {
-                self.sender.hear(now_ms);
-                Ok(self
-                    .sender
-                    .acknowledge(packet_id)
-                    .map_or(Event::None, Event::Delivered))
-            }
+            FromClient::Publish(publish) => Ok(Event::Publish(publish, Properties::EMPTY)),
+            FromClient::PubAck(packet_id) => Ok(self.handle_puback(now_ms, packet_id)),
             FromClient::PubRec(_) | FromClient::PubRel(_) | FromClient::PubComp(_) => {
                 Err(Close::UnexpectedAck)
             }
-            FromClient::Subscribe(subscribe) => Ok(Event::Subscribe(subscribe)),
+            FromClient::Subscribe(subscribe) => Ok(Event::Subscribe {
+                packet_id: subscribe.packet_id,
+                filters: subscribe.filters.iter().collect(),
+            }),
             FromClient::Unsubscribe(unsubscribe) => Ok(Event::Unsubscribe(unsubscribe)),
             FromClient::PingReq => {
-                match self.unkept.back() {
-                    Some((seq, _)) => self.unkept.push_back((*seq, None)),
-                    None => self.encode(&FromServer::PingResp),
-                }
+                self.handle_ping();
                 Ok(Event::None)
             }
             FromClient::Disconnect => {
                 self.phase = Phase::Closed;
-                Ok(Event::Disconnect)
+                Ok(Event::Disconnect { voids_will: true })
             }
             FromClient::Connect(_) => Err(Close::SecondConnect),
         }
     }
 
-    /// Lets the client in (MQTT 3.1.1 §3.2). `keep_alive_seconds` is the client's wish.
-    pub fn accept(&mut self, now_ms: u64, session_present: bool, keep_alive_seconds: u16) {
+    fn handle_puback<'a>(&mut self, now_ms: u64, packet_id: PacketId) -> Event<'a, T> {
+        self.sender.hear(now_ms);
+        let token = self.sender.acknowledge(packet_id);
+        token.map_or(Event::None, Event::Delivered)
+    }
+
+    fn handle_ping(&mut self) {
+        match self.unkept.back() {
+            Some((seq, _)) => self.unkept.push_back((*seq, None)),
+            None => self.encode(&FromServer::PingResp),
+        }
+    }
+
+    /// Lets the client in (§3.2).
+    pub fn accept(&mut self, now_ms: u64, welcome: &Welcome<'_>) {
         self.phase = Phase::Active;
-        self.keep_alive_ms = u64::from(keep_alive_seconds) * 1500;
+        self.keep_alive_ms = u64::from(welcome.keep_alive_seconds) * 1500;
         self.received_ms = now_ms;
         self.sender.hear(now_ms);
+        if self.is_v5() {
+            self.welcome_v5(welcome);
+            return;
+        }
         self.encode(&FromServer::ConnAck(ConnAck {
-            session_present,
+            session_present: welcome.session_present,
             code: ConnectReturnCode::Accepted,
         }));
     }
@@ -232,18 +283,19 @@ impl<T> Session<T> {
     pub fn refuse(&mut self, now_ms: u64, delay_ms: u64, code: ConnectReturnCode, close: Close) {
         self.phase = Phase::Refusing {
             at_ms: now_ms + delay_ms,
-            code,
+            answer: Refusal::V311(code),
             close,
         };
     }
 
-    /// Sends PUBACK once everything up to `seq` is kept, and behind those before it.
-    pub fn acknowledge(&mut self, packet_id: PacketId, seq: u64) {
+    /// Sends PUBACK once everything up to `seq` is kept, and behind those before it; 3.1.1 knows no
+    /// reason but success.
+    pub fn acknowledge(&mut self, packet_id: PacketId, seq: u64, reason: ReasonCode) {
         if seq > self.kept_seq || !self.unkept.is_empty() {
-            self.unkept.push_back((seq, Some(packet_id)));
+            self.unkept.push_back((seq, Some((packet_id, reason))));
             return;
         }
-        self.puback(packet_id);
+        self.puback(packet_id, reason);
     }
 
     /// Everything up to `seq` is kept.
@@ -255,7 +307,7 @@ impl<T> Session<T> {
             }
             self.unkept.pop_front();
             match packet_id {
-                Some(packet_id) => self.puback(packet_id),
+                Some((packet_id, reason)) => self.puback(packet_id, reason),
                 None => self.encode(&FromServer::PingResp),
             }
         }
@@ -267,7 +319,11 @@ impl<T> Session<T> {
         self.unkept.front().map(|(seq, _)| *seq)
     }
 
-    fn puback(&mut self, packet_id: PacketId) {
+    fn puback(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        if self.is_v5() {
+            self.puback_v5(packet_id, reason);
+            return;
+        }
         self.answer_bytes += PUBACK_BYTES;
         mqtt::encode_puback(self.output.tail(), packet_id);
     }
@@ -281,12 +337,12 @@ impl<T> Session<T> {
         });
     }
 
-    /// Sends UNSUBACK once `version` is durable.
-    pub fn unsubscribed(&mut self, packet_id: PacketId, version: u64) {
+    /// Sends UNSUBACK once `version` is durable; `existed` says which subscriptions there were.
+    pub fn unsubscribed(&mut self, packet_id: PacketId, existed: Vec<bool>, version: u64) {
         self.pending.push_back(PendingAck {
             version,
             packet_id,
-            acknowledgement: Acknowledgement::Unsub,
+            acknowledgement: Acknowledgement::Unsub(existed),
         });
     }
 
@@ -301,7 +357,13 @@ impl<T> Session<T> {
                 return;
             };
             match ack.acknowledgement {
-                Acknowledgement::Unsub => self.encode(&FromServer::UnsubAck(ack.packet_id)),
+                Acknowledgement::Unsub(existed) if self.is_v5() => {
+                    self.unsuback_v5(ack.packet_id, &existed);
+                }
+                Acknowledgement::Sub(codes) if self.is_v5() => {
+                    self.suback_v5(ack.packet_id, &codes);
+                }
+                Acknowledgement::Unsub(_) => self.encode(&FromServer::UnsubAck(ack.packet_id)),
                 Acknowledgement::Sub(codes) => {
                     let codes = codes.iter().copied();
                     let written = mqtt::encode_suback(self.output.tail(), ack.packet_id, codes);
@@ -379,12 +441,22 @@ impl<T> Session<T> {
             Phase::AwaitConnect { deadline_ms } if *deadline_ms <= now_ms => {
                 Err(Close::ConnectTimeout)
             }
-            Phase::Refusing { at_ms, code, close } if *at_ms <= now_ms => {
-                let (code, close) = (*code, close.clone());
-                self.encode(&FromServer::ConnAck(ConnAck {
-                    session_present: false,
-                    code,
-                }));
+            Phase::Refusing {
+                at_ms,
+                answer,
+                close,
+            } if *at_ms <= now_ms => {
+                let (answer, close) = (*answer, close.clone());
+                match answer {
+                    Refusal::V311(code) if !self.is_v5() => {
+                        self.encode(&FromServer::ConnAck(ConnAck {
+                            session_present: false,
+                            code,
+                        }));
+                    }
+                    Refusal::V311(code) => self.refuse_v5(code.into()),
+                    Refusal::V5(reason) => self.refuse_v5(reason),
+                }
                 Err(close)
             }
             Phase::Active if due(self.stall_at()) => Err(Close::PublishStalled),

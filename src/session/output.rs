@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::mqtt::v5::Properties;
 use crate::mqtt::{self, PacketId, PublishParts, QoS};
 
 /// Payloads from this size on are written by reference, smaller ones are copied: below it the
@@ -25,12 +26,19 @@ pub struct Outgoing<'a> {
 /// A write queue: packets are encoded into one buffer, large payloads are chained in between.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// Packets are those of MQTT 5.
+    is_v5: bool,
     chunks: VecDeque<Bytes>,
     chunk_bytes: usize,
     tail: BytesMut,
 }
 
 impl Output {
+    /// From here on packets are those of MQTT 5.
+    pub fn speak_v5(&mut self) {
+        self.is_v5 = true;
+    }
+
     /// The buffer that packets are encoded into.
     pub fn tail(&mut self) -> &mut BytesMut {
         &mut self.tail
@@ -45,6 +53,7 @@ impl Output {
             topic_prefix: out.topic_prefix,
             topic_suffix: out.topic_suffix,
             packet_id,
+            properties: self.is_v5.then_some(Properties::EMPTY),
             payload_len: out.payload.len(),
         };
         match mqtt::encode_publish_head(&mut self.tail, head) {
@@ -114,7 +123,10 @@ impl Output {
     /// Gives the buffers' memory back; called when the connection goes idle.
     pub fn shrink(&mut self) {
         if self.is_empty() {
-            *self = Self::default();
+            *self = Self {
+                is_v5: self.is_v5,
+                ..Self::default()
+            };
         }
     }
 }

@@ -40,6 +40,11 @@ impl<T> Sender<T> {
         }
     }
 
+    /// The peer takes no more than `window` (≥ 1) messages at a time.
+    pub fn narrow(&mut self, window: u16) {
+        self.window = self.window.min(usize::from(window.max(1)));
+    }
+
     /// Writes a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
     /// straight back.
     pub fn deliver(

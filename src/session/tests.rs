@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use bytes::{Bytes, BytesMut};
 
 use super::*;
-use crate::mqtt::SubscribeFilters;
+use crate::mqtt::{Subscribe, SubscribeFilters};
 
 const TIMING: Timing = Timing {
     connect_ms: 10_000,
@@ -47,12 +47,19 @@ fn subscribe(packet_id: u16) -> Subscribe<'static> {
     }
 }
 
+fn welcome(keep_alive_seconds: u16) -> Welcome<'static> {
+    Welcome {
+        keep_alive_seconds,
+        ..Welcome::default()
+    }
+}
+
 /// A session that is in since 0 ms, its CONNACK written.
 fn active(keep_alive_seconds: u16) -> Session<u32> {
     let mut session = Session::new(TIMING, 0);
     let event = session.handle_packet(0, FromClient::Connect(CONNECT));
     assert!(matches!(event, Ok(Event::Connect(_))));
-    session.accept(0, false, keep_alive_seconds);
+    session.accept(0, &welcome(keep_alive_seconds));
     assert_eq!(written(&mut session), ["connack 0"]);
     session
 }
@@ -160,7 +167,13 @@ fn a_login_that_takes_its_time_is_no_connect_timeout() {
     assert!(!session.wants_packets());
     assert_eq!(session.next_timeout(), None);
     assert_eq!(session.handle_timeout(1_000_000), Ok(()));
-    session.accept(1_000_000, true, 10);
+    session.accept(
+        1_000_000,
+        &Welcome {
+            session_present: true,
+            ..welcome(10)
+        },
+    );
     assert_eq!(written(&mut session), ["connack present"]);
     assert_closes_at(&mut session, 1_015_000, &Close::KeepAlive);
 }
@@ -194,7 +207,7 @@ fn keep_alive_ends_at_one_and_a_half() {
 fn what_the_hub_sends_is_no_sign_of_life_of_the_client() {
     let mut session = active(10);
     deliver(&mut session, 14_000, QoS::AtMostOnce, 1);
-    session.acknowledge(id(1), 0);
+    session.acknowledge(id(1), 0, ReasonCode::Success);
     assert_closes_at(&mut session, 15_000, &Close::KeepAlive);
 }
 
@@ -240,7 +253,7 @@ fn pings_are_no_acknowledgement_and_0_waits_for_ever() {
     };
     let mut session = Session::new(patient, 0);
     let _ = session.handle_packet(0, FromClient::Connect(CONNECT));
-    session.accept(0, false, 0);
+    session.accept(0, &welcome(0));
     deliver(&mut session, 0, QoS::AtLeastOnce, 1);
     assert_eq!(session.next_timeout(), None);
 }
@@ -285,10 +298,10 @@ fn acknowledgements_that_a_held_back_client_cannot_send_are_not_missed() {
 fn suback_and_unsuback_wait_for_the_disk_in_their_order() {
     let mut session = active(10);
     let event = session.handle_packet(0, FromClient::Subscribe(subscribe(7)));
-    assert!(matches!(event, Ok(Event::Subscribe(_))));
+    assert!(matches!(event, Ok(Event::Subscribe { .. })));
     let codes = vec![SubAckCode::Granted(QoS::AtLeastOnce), SubAckCode::Failure];
     session.subscribed(id(7), codes, 5);
-    session.unsubscribed(id(8), 6);
+    session.unsubscribed(id(8), vec![true], 6);
     session.handle_durable(4);
     assert!(session.awaits_disk());
     assert!(written(&mut session).is_empty());
@@ -417,7 +430,7 @@ fn pings_are_answered_and_disconnect_is_the_end() {
     }
     assert_eq!(written(&mut session), ["pingresp", "pingresp"]);
     let event = session.handle_packet(0, FromClient::Disconnect);
-    assert!(matches!(event, Ok(Event::Disconnect)));
+    assert!(matches!(event, Ok(Event::Disconnect { voids_will: true })));
     assert!(!session.wants_packets());
     assert_eq!(session.next_timeout(), None);
     let late = session.handle_packet(0, FromClient::PingReq);
@@ -429,18 +442,18 @@ fn pings_are_answered_and_disconnect_is_the_end() {
 fn pubacks_wait_for_the_disk_in_their_order() {
     let mut session = active(0);
     let _ = written(&mut session);
-    session.acknowledge(id(1), 5);
-    session.acknowledge(id(2), 0);
+    session.acknowledge(id(1), 5, ReasonCode::Success);
+    session.acknowledge(id(2), 0, ReasonCode::Success);
     let ping = session.handle_packet(0, FromClient::PingReq);
     assert!(matches!(ping, Ok(Event::None)));
-    session.acknowledge(id(3), 7);
+    session.acknowledge(id(3), 7, ReasonCode::Success);
     assert!(written(&mut session).is_empty());
     assert_eq!(session.unkept_seq(), Some(5));
     session.handle_kept(6);
     assert_eq!(written(&mut session), ["puback 1", "puback 2", "pingresp"]);
     session.handle_kept(9);
     assert_eq!(written(&mut session), ["puback 3"]);
-    session.acknowledge(id(4), 8);
+    session.acknowledge(id(4), 8, ReasonCode::Success);
     assert_eq!(written(&mut session), ["puback 4"]);
     assert_eq!(session.unkept_seq(), None);
 }

@@ -236,7 +236,10 @@ fn check(reason: ReasonCode, place: Place) -> Result<(), EncodeError> {
 }
 
 /// How many bytes properties take with their length; they must be those of such a packet.
-fn list_bytes(properties: Properties<'_>, place: Place) -> Result<usize, EncodeError> {
+pub(in crate::mqtt) fn list_bytes(
+    properties: Properties<'_>,
+    place: Place,
+) -> Result<usize, EncodeError> {
     let bytes = properties.as_bytes();
     Properties::parse(bytes, place).map_err(EncodeError::Properties)?;
     let length = u32::try_from(bytes.len()).ok().and_then(variable_bytes);
@@ -245,7 +248,7 @@ fn list_bytes(properties: Properties<'_>, place: Place) -> Result<usize, EncodeE
 }
 
 /// Writes properties with their length, which was checked before.
-fn put_list(out: &mut BytesMut, properties: Properties<'_>) {
+pub(in crate::mqtt) fn put_list(out: &mut BytesMut, properties: Properties<'_>) {
     let bytes = properties.as_bytes();
     put_variable(out, bytes.len() as u32);
     out.extend_from_slice(bytes);

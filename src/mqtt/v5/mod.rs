@@ -15,11 +15,12 @@ mod place;
 mod property;
 mod reason;
 
-use crate::mqtt::{DecodeError, Malformed};
+use crate::mqtt::{ConnectReturnCode, DecodeError, Malformed};
 use crate::topic::TopicError;
 
 pub use decode::{decode_from_client, decode_from_server};
 pub use encode::{encode_from_client, encode_from_server};
+pub(in crate::mqtt) use encode::{list_bytes, put_list};
 pub use packet::{
     Ack, Answers, ConnAck, Connect, Notice, Publish, ReasonCodes, RetainHandling, Subscribe,
     SubscribeFilters, SubscriptionOptions, Unsubscribe, Will, shared,
@@ -90,6 +91,20 @@ impl DecodeError {
             Self::Malformed(rule) => rule.reason_code(),
             Self::TooLarge { .. } => ReasonCode::PacketTooLarge,
             Self::UnsupportedProtocol { .. } => ReasonCode::UnsupportedProtocolVersion,
+        }
+    }
+}
+
+impl From<ConnectReturnCode> for ReasonCode {
+    /// What a CONNACK of MQTT 5 says instead (§3.2.2.2).
+    fn from(code: ConnectReturnCode) -> Self {
+        match code {
+            ConnectReturnCode::Accepted => Self::Success,
+            ConnectReturnCode::UnacceptableProtocolVersion => Self::UnsupportedProtocolVersion,
+            ConnectReturnCode::IdentifierRejected => Self::ClientIdNotValid,
+            ConnectReturnCode::ServerUnavailable => Self::ServerUnavailable,
+            ConnectReturnCode::BadUserNameOrPassword => Self::BadUserNameOrPassword,
+            ConnectReturnCode::NotAuthorized => Self::NotAuthorized,
         }
     }
 }

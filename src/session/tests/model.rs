@@ -70,26 +70,25 @@ impl Model {
             _ => None,
         };
         match self.session.handle_packet(self.now_ms, packet)? {
-            Event::Connect(_) => self.session.accept(self.now_ms, false, 10),
-            Event::Publish(publish) => match publish.packet_id {
+            Event::Connect(_) => self.session.accept(self.now_ms, &welcome(10)),
+            Event::Publish(publish, _) => match publish.packet_id {
                 Some(_) if self.now_ms.is_multiple_of(3) => self.session.hold_back(self.now_ms),
-                Some(packet_id) => self.session.acknowledge(packet_id, 0),
+                Some(packet_id) => self.session.acknowledge(packet_id, 0, ReasonCode::Success),
                 None => {}
             },
-            Event::Subscribe(subscribe) => {
+            Event::Subscribe { packet_id, .. } => {
                 self.version += 1;
                 let codes = vec![SubAckCode::Failure];
-                self.session
-                    .subscribed(subscribe.packet_id, codes, self.version);
+                self.session.subscribed(packet_id, codes, self.version);
             }
             Event::Unsubscribe(unsubscribe) => {
                 self.version += 1;
-                self.session
-                    .unsubscribed(unsubscribe.packet_id, self.version);
+                let id = unsubscribe.packet_id;
+                self.session.unsubscribed(id, vec![true], self.version);
             }
             Event::Delivered(token) => assert_eq!(acknowledged, Some(token)),
             Event::None => assert_eq!(acknowledged, None),
-            Event::Disconnect => return Err(Close::Disconnect),
+            Event::Disconnect { .. } => return Err(Close::Disconnect),
         }
         Ok(())
     }

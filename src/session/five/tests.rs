@@ -1,0 +1,302 @@
+//! MQTT 5 against a clock that the tests own.
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::{InFlight, Timing};
+use super::*;
+use crate::mqtt::Malformed;
+
+const TIMING: Timing = Timing {
+    connect_ms: 10_000,
+    publish_stall_ms: 60_000,
+    ack_stall_ms: 300_000,
+    window: 3,
+};
+
+const CONNECT: v5::Connect<'static> = v5::Connect {
+    clean_start: true,
+    keep_alive_seconds: 10,
+    properties: Properties::EMPTY,
+    client_id: "d/m",
+    will: None,
+    username: None,
+    password: None,
+};
+
+const NONE: Properties<'static> = Properties::EMPTY;
+
+fn id(id: u16) -> PacketId {
+    PacketId::new(id).unwrap()
+}
+
+fn list(place: Place, properties: &[Property<'static>]) -> Properties<'static> {
+    let mut out = BytesMut::new();
+    encode_properties(&mut out, place, properties.iter().copied()).unwrap();
+    Properties::parse(out.to_vec().leak(), place).unwrap()
+}
+
+/// What waits to be written, as text.
+fn written(session: &mut Session<u32>) -> Vec<String> {
+    let bytes = session.output().tail().split();
+    let mut rest = &bytes[..];
+    let mut all = Vec::new();
+    while let Some((packet, length)) = v5::decode_from_server(rest, 1 << 20).unwrap() {
+        all.push(match packet {
+            FromServer::ConnAck(one) => format!("connack {:?} {:?}", one.reason, one.properties),
+            FromServer::PubAck(one) => format!("puback {} {:?}", one.packet_id, one.reason),
+            FromServer::SubAck(one) => format!("suback {} {:?}", one.packet_id, one.codes),
+            FromServer::UnsubAck(one) => format!("unsuback {} {:?}", one.packet_id, one.codes),
+            FromServer::Disconnect(one) => format!("disconnect {:?}", one.reason),
+            FromServer::Publish(one) => format!("publish {} {:?}", one.topic, one.packet_id),
+            FromServer::PingResp => "pong".to_owned(),
+            other => panic!("{other:?}"),
+        });
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty());
+    all
+}
+
+/// A session that a client with such properties is in, and its CONNACK.
+fn active(properties: &[Property<'static>], is_kept: bool) -> (Session<u32>, String) {
+    let mut session = Session::new(TIMING, 0);
+    let connect = v5::Connect {
+        properties: list(Place::Connect, properties),
+        ..CONNECT
+    };
+    let event = session.handle_packet_v5(0, FromClient::Connect(connect));
+    assert!(matches!(event, Ok(Event::Connect(_))), "{event:?}");
+    let welcome = Welcome {
+        keep_alive_seconds: 10,
+        is_kept,
+        ..Welcome::default()
+    };
+    session.accept(0, &welcome);
+    let connack = written(&mut session).remove(0);
+    (session, connack)
+}
+
+fn publish(properties: Properties<'static>, qos: QoS) -> FromClient<'static> {
+    FromClient::Publish(v5::Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: "t",
+        packet_id: (qos != QoS::AtMostOnce).then(|| id(9)),
+        properties,
+        payload: b"p",
+    })
+}
+
+fn out(payload: &Bytes) -> Outgoing<'_> {
+    Outgoing {
+        topic_prefix: b"a/",
+        topic_suffix: b"b",
+        payload,
+    }
+}
+
+#[test]
+fn connack_says_what_is_not_there_and_how_long_the_session_is_kept() {
+    let fixed = "MaximumQos(AtMostOnce), ";
+    for (asked, is_kept, told) in [
+        (None, false, ""),
+        (Some(0), false, ""),
+        (Some(60), true, "SessionExpiry(4294967295), "),
+        (Some(u32::MAX), true, ""),
+        (Some(60), false, "SessionExpiry(0), "),
+    ] {
+        let asked: Vec<_> = asked.map(Property::SessionExpiry).into_iter().collect();
+        let (_, connack) = active(&asked, is_kept);
+        let start = format!("connack Success [{told}{}", fixed.replace("Most", "Least"));
+        assert!(connack.starts_with(&start), "{connack}");
+        assert!(
+            connack.contains("SubscriptionIdsAvailable(false)"),
+            "{connack}"
+        );
+        assert!(
+            connack.contains("SharedSubscriptionAvailable(false)"),
+            "{connack}"
+        );
+    }
+}
+
+#[test]
+fn what_connect_asks_for_in_vain_is_refused_with_its_code() {
+    let method = list(Place::Connect, &[Property::AuthenticationMethod("m")]);
+    let will = v5::Will {
+        properties: NONE,
+        topic: "w",
+        payload: b"",
+        qos: QoS::ExactlyOnce,
+        retain: false,
+    };
+    for (connect, code) in [
+        (
+            v5::Connect {
+                properties: method,
+                ..CONNECT
+            },
+            "connack BadAuthenticationMethod []",
+        ),
+        (
+            v5::Connect {
+                will: Some(will),
+                ..CONNECT
+            },
+            "connack QosNotSupported []",
+        ),
+    ] {
+        let mut session: Session<u32> = Session::new(TIMING, 0);
+        let refused = session.handle_packet_v5(0, FromClient::Connect(connect));
+        assert!(
+            matches!(refused, Err(Close::LoginRefused(_))),
+            "{refused:?}"
+        );
+        assert_eq!(written(&mut session), [code]);
+    }
+}
+
+#[test]
+fn a_refused_login_has_the_code_of_mqtt_5() {
+    let mut session: Session<u32> = Session::new(TIMING, 0);
+    let event = session.handle_packet_v5(0, FromClient::Connect(CONNECT));
+    assert!(matches!(event, Ok(Event::Connect(_))));
+    let close = Close::LoginRefused("wrong key".to_owned());
+    let code = crate::mqtt::ConnectReturnCode::NotAuthorized;
+    session.refuse(0, 500, code, close.clone());
+    assert_eq!(session.handle_timeout(499), Ok(()));
+    assert_eq!(session.handle_timeout(500), Err(close));
+    assert_eq!(written(&mut session), ["connack NotAuthorized []"]);
+}
+
+#[test]
+fn answers_carry_reasons() {
+    let (mut session, _) = active(&[], false);
+    session.acknowledge(id(1), 0, ReasonCode::NoMatchingSubscribers);
+    session.acknowledge(id(2), 7, ReasonCode::QuotaExceeded);
+    let ping = session.handle_packet_v5(1, FromClient::PingReq);
+    assert!(matches!(ping, Ok(Event::None)));
+    assert_eq!(written(&mut session), ["puback 1 NoMatchingSubscribers"]);
+    session.handle_kept(7);
+    assert_eq!(written(&mut session), ["puback 2 QuotaExceeded", "pong"]);
+    let codes = vec![SubAckCode::Granted(QoS::AtLeastOnce), SubAckCode::Failure];
+    session.subscribed(id(3), codes, 0);
+    session.unsubscribed(id(4), vec![true, false], 0);
+    session.handle_durable(0);
+    let answered = [
+        "suback 3 [GrantedQos1, NotAuthorized]",
+        "unsuback 4 [Success, NoSubscriptionExisted]",
+    ];
+    assert_eq!(written(&mut session), answered);
+}
+
+#[test]
+fn what_the_hub_said_it_has_not_ends_the_connection() {
+    let filters = |bytes| v5::SubscribeFilters::parse(bytes).unwrap();
+    let subscribe = |properties, filters| {
+        FromClient::Subscribe(v5::Subscribe {
+            packet_id: id(1),
+            properties,
+            filters,
+        })
+    };
+    let number = Property::SubscriptionId(1.try_into().unwrap());
+    let alias = Property::TopicAlias(1.try_into().unwrap());
+    let ack = Ack::success(id(1));
+    let notice = Notice {
+        reason: ReasonCode::ContinueAuthentication,
+        properties: NONE,
+    };
+    for (packet, reason) in [
+        (
+            subscribe(list(Place::Subscribe, &[number]), filters(b"\0\x01a\0")),
+            ReasonCode::SubscriptionIdsNotSupported,
+        ),
+        (
+            subscribe(NONE, filters(b"\0\x0a$share/g/b\0")),
+            ReasonCode::SharedSubscriptionsNotSupported,
+        ),
+        (
+            publish(list(Place::ClientPublish, &[alias]), QoS::AtMostOnce),
+            ReasonCode::TopicAliasInvalid,
+        ),
+        (publish(NONE, QoS::ExactlyOnce), ReasonCode::QosNotSupported),
+        (FromClient::PubRel(ack), ReasonCode::ProtocolError),
+        (FromClient::Connect(CONNECT), ReasonCode::ProtocolError),
+        (FromClient::Auth(notice), ReasonCode::ProtocolError),
+    ] {
+        let (mut session, _) = active(&[], false);
+        let close = session.handle_packet_v5(1, packet).unwrap_err();
+        assert_eq!(close.reason_code(), Some(reason), "{close}");
+        session.say_goodbye(&close);
+        assert_eq!(written(&mut session), [format!("disconnect {reason:?}")]);
+    }
+    // In 3.1.1 there is no such packet, and nobody is told after a leave.
+    let (mut session, _) = active(&[], false);
+    session.say_goodbye(&Close::Disconnect);
+    session.say_goodbye(&Close::Decode(Malformed::Utf8.into()));
+    assert_eq!(written(&mut session), ["disconnect MalformedPacket"]);
+}
+
+#[test]
+fn leaving_may_change_how_long_the_session_is_kept() {
+    let leave = |session: &mut Session<u32>, reason, properties| {
+        session.handle_packet_v5(1, FromClient::Disconnect(Notice { reason, properties }))
+    };
+    let seconds = |seconds| list(Place::ClientDisconnect, &[Property::SessionExpiry(seconds)]);
+    let (mut session, _) = active(&[Property::SessionExpiry(60)], true);
+    assert!(session.wants_to_be_kept());
+    let event = leave(&mut session, ReasonCode::Success, seconds(0));
+    assert!(matches!(event, Ok(Event::Disconnect { voids_will: true })));
+    assert!(!session.wants_to_be_kept());
+    let (mut session, _) = active(&[], false);
+    let event = leave(&mut session, ReasonCode::Success, seconds(60));
+    assert!(matches!(event, Err(Close::ProtocolError(_))), "{event:?}");
+    let (mut session, _) = active(&[], false);
+    let event = leave(&mut session, ReasonCode::DisconnectWithWill, NONE);
+    assert!(matches!(event, Ok(Event::Disconnect { voids_will: false })));
+}
+
+#[test]
+fn the_clients_bounds_are_kept() {
+    let window = Property::ReceiveMaximum(2.try_into().unwrap());
+    let bytes = Property::MaximumPacketSize(100.try_into().unwrap());
+    let (mut session, _) = active(&[window, bytes], false);
+    assert_eq!(session.room(), 2);
+    let (small, large) = (Bytes::from(vec![0; 80]), Bytes::from(vec![0; 100]));
+    assert!(session.takes(&out(&small)) && !session.takes(&out(&large)));
+    for token in [1, 2] {
+        let done = session.deliver(0, QoS::AtLeastOnce, &out(&small), token);
+        assert_eq!(done, None);
+    }
+    assert_eq!(session.room(), 0);
+    assert_eq!(session.output().len(), 2 * (2 + 2 + 3 + 2 + 1 + 80));
+    let both = [
+        "publish a/b Some(PacketId(1))",
+        "publish a/b Some(PacketId(2))",
+    ];
+    assert_eq!(written(&mut session), both);
+    let ack = FromClient::PubAck(Ack::success(id(1)));
+    let event = session.handle_packet_v5(1, ack);
+    assert!(matches!(event, Ok(Event::Delivered(1))), "{event:?}");
+    let (in_flight, _) = session.park();
+    let left: Vec<_> = in_flight
+        .iter()
+        .map(|one: &InFlight<u32>| one.token)
+        .collect();
+    assert_eq!(left, [2]);
+}
+
+#[test]
+fn user_properties_reach_the_hub() {
+    let user = [Property::User("temp", "31"), Property::MessageExpiry(5)];
+    let user = list(Place::ClientPublish, &user);
+    let (mut session, _) = active(&[], false);
+    let event = session.handle_packet_v5(1, publish(user, QoS::AtLeastOnce));
+    let Ok(Event::Publish(publish, properties)) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!((publish.topic, publish.packet_id), ("t", Some(id(9))));
+    assert_eq!(properties, user);
+}
