@@ -190,7 +190,6 @@ impl Inside {
             certificate: None,
             anonymous: true,
         };
-        let login = self.hub.login(&connect, &peer, NOW).unwrap();
         let timing = Timing {
             connect_ms: 1,
             publish_stall_ms: 1,
@@ -198,6 +197,7 @@ impl Inside {
             window: 1,
         };
         let mut session = Session::new(timing, 0);
+        let login = self.hub.login(&connect, &session, &peer, NOW).unwrap();
         match self.hub.attach(&login, mailbox, &mut session, NOW) {
             Attached::In(client) => Some((client, session)),
             Attached::Wait | Attached::Full => None,

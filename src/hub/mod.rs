@@ -11,6 +11,7 @@ mod counts;
 mod deliver;
 mod failures;
 mod inbound;
+mod leave;
 mod log_budget;
 mod login;
 mod publish;

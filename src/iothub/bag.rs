@@ -113,8 +113,8 @@ pub fn decode(segment: &str, properties: &mut Properties) -> Result<(), BagError
     Ok(())
 }
 
-/// Sets a property by its name on the wire, such as `$.on`; names that only the hub may set are left
-/// out.
+/// Sets a property by its name on the wire, such as `$.on`; names that only the hub may set are
+/// left out.
 pub fn set(properties: &mut Properties, key: &str, value: Option<&str>) {
     // The length is compared first, so that most names cost one comparison each.
     let wire = WIRE_NAMES.iter().find(|(name, _, _)| *name == key);

@@ -1,5 +1,7 @@
 //! Drives one session over one socket: moves bytes, waits, decides nothing.
 
+mod packets;
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,15 +15,13 @@ use tokio::time::Sleep;
 use super::clock::{Clock, expiry_check_ms};
 use super::pending::Pending;
 use super::socket;
-use crate::hub::{Attached, Client, Hub, Login, Now, Peer, Published, Token, brief};
+use crate::hub::{Client, Hub, Login, Now, Peer, Token};
 use crate::limits;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
 };
-use crate::mqtt::v5::{self, Properties, ReasonCode};
-use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish, QoS};
 use crate::observe;
-use crate::session::{Close, Event, Session, Timing};
+use crate::session::{Close, Session, Timing};
 
 thread_local! {
     /// One read buffer per thread: a connection that waits has none of its own.
@@ -67,9 +67,6 @@ enum Stage {
     Waiting(Box<Login>),
     In(Box<Client>),
 }
-
-/// What a packet asks of the hub, and the packet's length.
-type Decoded<'a> = Result<Option<(Result<Event<'a, Token>, Close>, usize)>, DecodeError>;
 
 /// What a turn found.
 enum Turn {
@@ -312,252 +309,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.partial.extend_from_slice(rest);
         }
         Ok(Turn::Progress)
-    }
-
-    /// Handles the complete packets of `bytes`, returns how many bytes are done with.
-    fn handle(&mut self, bytes: &[u8]) -> Result<usize, Close> {
-        let limits = self.hub.limits();
-        let mut used = self.skip.min(bytes.len());
-        self.skip -= used;
-        while self.session.wants_packets() {
-            let packet_max = if self.session.is_active() {
-                limits.max_message_bytes + limits::TOPIC_BYTES_MAX
-            } else {
-                limits::CONNECT_BYTES_MAX
-            };
-            let rest = bytes.get(used..).unwrap_or_default();
-            match self.decode(rest, packet_max) {
-                Ok(Some((event, length))) => {
-                    if !self.event(event?)? {
-                        break;
-                    }
-                    used += length;
-                }
-                Ok(None) => break,
-                Err(DecodeError::TooLarge { packet_bytes, max }) if !self.session.is_v5() => {
-                    let error = DecodeError::TooLarge { packet_bytes, max };
-                    if !self.too_large(rest, error)? {
-                        break;
-                    }
-                    used += rest.len().min(packet_bytes);
-                    self.skip = packet_bytes.saturating_sub(rest.len());
-                }
-                Err(DecodeError::UnsupportedProtocol { level }) => {
-                    return Err(self.unsupported(level));
-                }
-                Err(error) => return Err(Close::Decode(error)),
-            }
-        }
-        Ok(used)
-    }
-
-    /// Reads one packet and hands it to the session; the version is that of CONNECT.
-    fn decode<'a>(&mut self, bytes: &'a [u8], packet_max: usize) -> Decoded<'a> {
-        let now_ms = self.now.ms;
-        if !self.session.is_v5() {
-            match mqtt::decode_from_client(bytes, packet_max) {
-                Err(DecodeError::UnsupportedProtocol { level: 5 })
-                    if matches!(self.stage, Stage::Before) => {}
-                decoded => {
-                    let Some((packet, length)) = decoded? else {
-                        return Ok(None);
-                    };
-                    return Ok(Some((self.session.handle_packet(now_ms, packet), length)));
-                }
-            }
-        }
-        let Some((packet, length)) = v5::decode_from_client(bytes, packet_max)? else {
-            return Ok(None);
-        };
-        Ok(Some((
-            self.session.handle_packet_v5(now_ms, packet),
-            length,
-        )))
-    }
-
-    /// Handles what a packet asks for; false if it must be offered again later.
-    fn event(&mut self, event: Event<'_, Token>) -> Result<bool, Close> {
-        let now = self.now;
-        self.packets += 1;
-        if let Event::Connect(connect) = &event {
-            self.connect(connect)?;
-            return Ok(true);
-        }
-        let Stage::In(client) = &mut self.stage else {
-            return match event {
-                Event::Disconnect { .. } => Err(Close::Disconnect),
-                _ => Ok(true),
-            };
-        };
-        match event {
-            Event::Publish(publish, properties) => return self.publish(&publish, properties),
-            Event::Subscribe { packet_id, filters } => {
-                let wanted = (packet_id, filters.as_slice());
-                self.hub.subscribe(client, &mut self.session, wanted);
-                self.session.handle_durable(self.hub.settled());
-            }
-            Event::Unsubscribe(unsubscribe) => {
-                self.hub.unsubscribe(client, &mut self.session, unsubscribe);
-                self.session.handle_durable(self.hub.settled());
-            }
-            Event::Delivered(token) => self.hub.delivered(client, token, now),
-            Event::Disconnect { voids_will } => {
-                if voids_will {
-                    client.void_will();
-                }
-                if self.session.is_v5() && !self.session.wants_to_be_kept() {
-                    client.set_persistent(false);
-                }
-                return Err(Close::Disconnect);
-            }
-            Event::None | Event::Connect(_) => {}
-        }
-        Ok(true)
-    }
-
-    fn publish(
-        &mut self,
-        publish: &Publish<'_>,
-        properties: Properties<'_>,
-    ) -> Result<bool, Close> {
-        let Stage::In(client) = &mut self.stage else {
-            return Ok(true);
-        };
-        let now = self.now;
-        let (mut kept_at, mut reason) = (0, ReasonCode::Success);
-        match self.hub.publish(client, (publish, properties), now) {
-            Published::Accepted { seq, is_unrouted } => {
-                kept_at = seq;
-                if is_unrouted {
-                    reason = ReasonCode::NoMatchingSubscribers;
-                }
-            }
-            Published::HeldBack => {
-                self.session.hold_back(now.ms);
-                return Ok(false);
-            }
-            Published::Full => reason = ReasonCode::QuotaExceeded,
-            Published::Refused(why) => {
-                reason = why.reason_code();
-                self.refused(publish, why.to_string())?;
-            }
-        }
-        if let Some(packet_id) = publish.packet_id {
-            self.session.acknowledge(packet_id, kept_at, reason);
-        }
-        Ok(true)
-    }
-
-    /// MQTT 5 has a reason code for it. MQTT 3.1.1 can only close; a client that insists is
-    /// acknowledged (`DESIGN` §4).
-    fn refused(&mut self, publish: &Publish<'_>, why: String) -> Result<(), Close> {
-        let Stage::In(client) = &self.stage else {
-            return Err(Close::PublishRefused(why));
-        };
-        let is_told = self.session.is_v5();
-        let again = !is_told && self.hub.refused_before(client, publish);
-        if self.hub.may_log() {
-            let (id, topic) = (client.identity().as_str(), brief(publish.topic));
-            let what = match (is_told, again) {
-                (true, _) => "refused",
-                (false, true) => "refused again and acknowledged",
-                (false, false) => "refused, connection closed",
-            };
-            tracing::warn!(id, topic, "publish {what}: {why}");
-        }
-        if is_told {
-            return Ok(());
-        }
-        if again {
-            self.hub.count_refused_again(client);
-            return Ok(());
-        }
-        Err(Close::PublishRefused(why))
-    }
-
-    /// A packet over the limit: a PUBLISH is refused by name once its topic has arrived. True if
-    /// it is to be skipped and the connection goes on, false if more bytes are needed.
-    fn too_large(&mut self, bytes: &[u8], error: DecodeError) -> Result<bool, Close> {
-        if !self.session.is_active() {
-            return Err(Close::Decode(error));
-        }
-        let Some(head) = mqtt::peek_publish(bytes) else {
-            let is_publish = bytes.first().is_some_and(|first| first >> 4 == 3);
-            if is_publish && bytes.len() < limits::TOPIC_BYTES_MAX {
-                return Ok(false);
-            }
-            return Err(Close::Decode(error));
-        };
-        if head.qos == QoS::ExactlyOnce {
-            return Err(Close::QosNotAvailable);
-        }
-        if let Stage::In(client) = &self.stage {
-            self.hub.count_too_large(client);
-        }
-        let publish = Publish {
-            dup: head.dup,
-            qos: head.qos,
-            retain: head.retain,
-            topic: head.topic,
-            packet_id: head.packet_id,
-            payload: &[],
-        };
-        self.refused(&publish, error.to_string())?;
-        if let Some(packet_id) = head.packet_id {
-            self.session.acknowledge(packet_id, 0, ReasonCode::Success);
-        }
-        Ok(true)
-    }
-
-    fn unsupported(&mut self, level: u8) -> Close {
-        if !matches!(self.stage, Stage::Before) {
-            return Close::SecondConnect;
-        }
-        let code = ConnectReturnCode::UnacceptableProtocolVersion;
-        let close = Close::LoginRefused(format!("protocol level {level} is not spoken"));
-        let now = self.now;
-        self.session.refuse(now.ms, 0, code, close.clone());
-        self.session.handle_timeout(now.ms).err().unwrap_or(close)
-    }
-
-    fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Close> {
-        let now = self.now;
-        match self.hub.login(connect, &self.session, &self.peer, now) {
-            Ok(login) => {
-                self.stage = Stage::Waiting(Box::new(login));
-                self.attach()
-            }
-            Err(refused) => {
-                let (code, close) = (refused.code, refused.close);
-                self.session.refuse(now.ms, refused.delay_ms, code, close);
-                self.session.handle_timeout(now.ms)
-            }
-        }
-    }
-
-    fn attach(&mut self) -> Result<(), Close> {
-        let Stage::Waiting(login) = &self.stage else {
-            return Ok(());
-        };
-        let now = self.now;
-        match self
-            .hub
-            .attach(login, &self.mailbox, &mut self.session, now)
-        {
-            Attached::In(client) => {
-                self.expiry_ms = expiry_check_ms(client.expires_unix(), now);
-                self.stage = Stage::In(client);
-                self.pending = None;
-                Ok(())
-            }
-            Attached::Wait => Ok(()),
-            Attached::Full => {
-                let close = Close::LoginRefused("over max_connections".to_owned());
-                let code = ConnectReturnCode::ServerUnavailable;
-                self.session.refuse(now.ms, 0, code, close);
-                self.session.handle_timeout(now.ms)
-            }
-        }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::indexing_slicing)]
 
+pub mod five;
 pub mod scene;
 pub mod wire;
 
