@@ -200,7 +200,7 @@ async fn other_protocol_levels_are_told_so() {
     let setup = setup();
     let hub = setup.start();
     for (name, text) in [
-        ("MQTT 5", "10 0d 0004 4d515454 05 02 003c 00 0000"),
+        ("level 6", "10 0d 0004 4d515454 06 02 003c 00 0000"),
         ("MQTT 3.1", "10 0e 0006 4d5149736470 03 02 003c 0000"),
         ("level 0", "10 0c 0004 4d515454 00 02 003c 0000"),
         ("a bridge's level", "10 0c 0004 4d515454 84 02 003c 0000"),
