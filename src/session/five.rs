@@ -273,8 +273,7 @@ impl<T> Session<T> {
 }
 
 fn publication<'a, T>(publish: v5::Publish<'a>) -> Result<Event<'a, T>, Close> {
-    let is_alias = |property| matches!(property, Property::TopicAlias(_)).then_some(());
-    if publish.properties.find(is_alias).is_some() {
+    if publish.properties.topic_alias().is_some() {
         return Err(not_available(
             "topic aliases",
             ReasonCode::TopicAliasInvalid,

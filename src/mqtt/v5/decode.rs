@@ -5,7 +5,7 @@ use super::packet::{
     Unsubscribe, Will, shared,
 };
 use super::place::Place;
-use super::property::{Properties, Property};
+use super::property::Properties;
 use super::reason::ReasonCode;
 use super::{FromClient, FromServer};
 use crate::mqtt::decode::{ConnectFlags, Frame, Kind, Sender, publish_flags};
@@ -156,8 +156,7 @@ fn publish<'a>(body: &mut Reader<'a>, first: u8, place: Place) -> Result<Publish
         QoS::AtLeastOnce | QoS::ExactlyOnce => Some(body.packet_id()?),
     };
     let properties = Properties::read(body, place)?;
-    let is_alias = |property| matches!(property, Property::TopicAlias(_)).then_some(());
-    if topic.is_empty() && properties.find(is_alias).is_none() {
+    if topic.is_empty() && properties.topic_alias().is_none() {
         return Err(Malformed::TopicName(TopicError::Empty));
     }
     Ok(Publish {

@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::packet::{Ack, Answers, ConnAck, Connect, Notice, Publish, Subscribe, Unsubscribe};
 use super::place::Place;
-use super::property::{Properties, Property, put_variable, variable_bytes};
+use super::property::{Properties, put_variable, variable_bytes};
 use super::reason::ReasonCode;
 use super::{FromClient, FromServer};
 use crate::mqtt::encode::{Remaining, binary_bytes, put_binary, string_bytes};
@@ -113,9 +113,8 @@ fn encode_publish(
     publish: &Publish<'_>,
     place: Place,
 ) -> Result<(), EncodeError> {
-    let is_alias = |property| matches!(property, Property::TopicAlias(_)).then_some(());
     match topic::check_name(publish.topic) {
-        Err(TopicError::Empty) if publish.properties.find(is_alias).is_some() => {}
+        Err(TopicError::Empty) if publish.properties.topic_alias().is_some() => {}
         checked => checked.map_err(EncodeError::TopicName)?,
     }
     if publish.packet_id.is_some() != (publish.qos != QoS::AtMostOnce) {

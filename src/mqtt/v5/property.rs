@@ -340,6 +340,15 @@ impl<'a> Properties<'a> {
         self.iter().find_map(pick)
     }
 
+    /// The number that stands for the topic, or is to stand for it from now on (§3.3.2.3.4).
+    #[must_use]
+    pub fn topic_alias(self) -> Option<NonZeroU16> {
+        self.find(|property| match property {
+            Property::TopicAlias(alias) => Some(alias),
+            _ => None,
+        })
+    }
+
     /// Names and values of the user properties, in their order.
     pub fn user(self) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
         self.iter().filter_map(|property| match property {
