@@ -16,13 +16,15 @@ mod module;
 #[path = "sdk/process.rs"]
 mod process;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use hub::{Hub, connection_field, with_key};
+use hub::{GATEWAY, Hub, connection_field, with_key};
 use messages::{Machine, assert_same, awkward, end, received_as};
 use module::{Module, Sdk};
+use process::Process;
 
 #[test]
 fn python_to_python() {
@@ -289,6 +291,36 @@ fn refuses_wrong_key(sdk: Sdk, error: &str) {
         assert!(!log.contains(key), "a key is in the log");
     }
     assert!(!log.contains("sig="), "a token is in the log");
+}
+
+/// A common client library, over MQTT 5: all that goes beside the topic arrives.
+#[test]
+fn paho_over_mqtt_5() {
+    const COUNT: usize = 200;
+    let hub = Hub::start(json!({ "one": route_to("receiver", "in") }), json!({}));
+    let mut command = Command::new(install::python());
+    command
+        .arg(install::source("mqtt5.py"))
+        .args([GATEWAY, &hub.address().to_string()])
+        .arg(hub.path("certs/ca.pem"))
+        .arg(COUNT.to_string())
+        .env("SENDER", hub.connection_string("sender"))
+        .env("RECEIVER", hub.connection_string("receiver"));
+    let patience = Duration::from_secs(60);
+    let printed = Process::run("paho", &mut command, &hub.path("paho.log"), patience);
+    let arrived: Vec<(String, String)> = serde_json::from_str(&printed).unwrap();
+    assert_eq!(arrived.len(), COUNT);
+    for (number, (bag, body)) in arrived.iter().enumerate() {
+        assert_eq!(*body, format!("{{\"number\": {number}}}"));
+        for pair in [
+            &format!("gr%C3%B6%C3%9Fe%20%26%20co={number}%2F%C3%A4%3D%C3%A9"),
+            &format!("%24.cid=c{number}"),
+            "%24.ct=application%2Fjson",
+            "%24.cmid=sender",
+        ] {
+            assert!(bag.split('&').any(|one| one == pair), "{pair} in {bag}");
+        }
+    }
 }
 
 fn route_to(module: &str, input: &str) -> String {

@@ -14,13 +14,14 @@ import asyncio
 import base64
 import json
 import os
-import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from azure.iot.device import Message
 from azure.iot.device.aio import IoTHubModuleClient
+
+from redirect import redirect
 
 SYSTEM_PROPERTIES = (
     "message_id",
@@ -29,14 +30,6 @@ SYSTEM_PROPERTIES = (
     "content_type",
     "content_encoding",
 )
-
-
-def redirect(name, address):
-    """Lets `name` resolve to `address`, and everything else as usual."""
-    resolve = socket.getaddrinfo
-    socket.getaddrinfo = lambda host, *rest, **options: resolve(
-        address if host == name else host, *rest, **options
-    )
 
 
 output = threading.Lock()
