@@ -66,7 +66,8 @@ pub struct Peer {
 pub enum Attached {
     /// It is in, and its CONNACK is on the way.
     In(Box<Client>),
-    /// The previous connection of this identity has to go first; [`crate::mailbox::ATTACH`] tells when.
+    /// The previous connection of this identity has to go first;
+    /// [`crate::mailbox::ATTACH`] tells when.
     Wait,
     /// There is no place for another client.
     Full,
