@@ -15,6 +15,7 @@ use edgehub::hub::{Attached, Client as Attachment, Durable, Now, Peer, Settings,
 use edgehub::identity::registry::Registry;
 use edgehub::limits::Limits;
 use edgehub::mailbox::{ATTACH, Mailbox, TAKEN_OVER};
+use edgehub::mqtt::v5::Properties;
 use edgehub::mqtt::{Connect, ConnectReturnCode};
 use edgehub::observe::Metrics;
 use edgehub::session::{Close, Session, Timing};
@@ -197,7 +198,10 @@ impl Inside {
             window: 1,
         };
         let mut session = Session::new(timing, 0);
-        let login = self.hub.login(&connect, &session, &peer, NOW).unwrap();
+        let login = self
+            .hub
+            .login((&connect, Properties::EMPTY), &session, &peer, NOW)
+            .unwrap();
         match self.hub.attach(&login, mailbox, &mut session, NOW) {
             Attached::In(client) => Some((client, session)),
             Attached::Wait | Attached::Full => None,

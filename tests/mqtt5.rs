@@ -6,7 +6,7 @@ mod common;
 use std::time::Instant;
 
 use edgehub::client::Packet;
-use edgehub::mqtt::v5::{Connect, FromClient, Properties, Property, ReasonCode, Will};
+use edgehub::mqtt::v5::{Connect, FromClient, Place, Properties, Property, ReasonCode, Will};
 use edgehub::mqtt::{ConnectReturnCode, QoS};
 
 use common::five::{Five, Got};
@@ -249,14 +249,11 @@ async fn an_anonymous_client_is_told_the_name_it_got_and_that_nothing_is_kept() 
     setup.listeners += "anonymous = true\n";
     let hub = setup.start();
     let mut five = Five::open(hub.tcp()).await;
-    let expiry = common::five::list(
-        edgehub::mqtt::v5::Place::Connect,
-        &[Property::SessionExpiry(60)],
-    );
+    let expiry = common::five::list(Place::Connect, &[Property::SessionExpiry(60)]);
     five.send(&FromClient::Connect(Connect {
         clean_start: false,
         keep_alive_seconds: 60,
-        properties: Properties::parse(&expiry, edgehub::mqtt::v5::Place::Connect).unwrap(),
+        properties: Properties::parse(&expiry, Place::Connect).unwrap(),
         client_id: "",
         will: None,
         username: None,
@@ -326,6 +323,8 @@ async fn the_will_is_published_unless_the_leave_was_normal() {
     let setup = Setup::new(ROUTES, &MODULES);
     let hub = setup.start();
     let mut c = scene::receiver(&hub, "c").await;
+    let told = [Property::User("why", "power"), Property::WillDelay(0)];
+    let told = common::five::list(Place::Will, &told);
     for (leave, payload) in [
         (Some(ReasonCode::Success), "void"),
         (Some(ReasonCode::DisconnectWithWill), "asked for"),
@@ -339,11 +338,11 @@ async fn the_will_is_published_unless_the_leave_was_normal() {
             properties: Properties::EMPTY,
             client_id: &hello.client_id,
             will: Some(Will {
-                properties: Properties::EMPTY,
+                properties: Properties::parse(&told, Place::Will).unwrap(),
                 topic: EVENTS,
                 payload: payload.as_bytes(),
                 qos: QoS::AtLeastOnce,
-                retain: false,
+                retain: true,
             }),
             username: hello.username.as_deref(),
             password: hello.password.as_ref().map(|password| password.as_bytes()),
@@ -357,9 +356,118 @@ async fn the_will_is_published_unless_the_leave_was_normal() {
     }
     for expected in ["asked for", "gone"] {
         let got = receive(&mut c).await.unwrap();
-        let Packet::Publish { payload, .. } = got else {
+        let Packet::Publish { payload, topic, .. } = got else {
             panic!("{got:?}");
         };
         assert_eq!(payload, expected.as_bytes());
+        for part in ["why=power", "mqtt-retain=true", "MessageType=Will"] {
+            assert!(topic.contains(part), "{part} in {topic}");
+        }
     }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_gets_it_before_one_who_does_not() {
+    let routes = r#"{"all":"FROM /messages/* INTO BrokeredEndpoint(\"/modules/c/inputs/all\")"}"#;
+    let mut setup = Setup::new(routes, &MODULES);
+    setup.extra = "[limits]\nendpoint_max_messages = 16\n".to_owned();
+    let hub = setup.start();
+    let mut c = hub.connect("edge-1/c").await;
+    let (mut b, _) = Five::module(&hub, "b", &[]).await;
+    let mut a = hub.connect("edge-1/a").await;
+    for _ in 0..16 {
+        publish(&mut a, &output("a", "out", ""), b"x").await;
+    }
+    let topic = output("a", "out", "");
+    let waiting = a.publish(&topic, QoS::AtLeastOnce, b"x").await.unwrap();
+    let out = output("b", "out", "");
+    assert_eq!(b.publish(&out, b"y", &[]).await, ReasonCode::QuotaExceeded);
+    c.subscribe(&inputs("c")).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..16 {
+        let got = receive(&mut c).await.unwrap();
+        let Packet::Publish { packet_id, .. } = got else {
+            panic!("{got:?}");
+        };
+        taken.push(packet_id.unwrap());
+    }
+    c.acknowledge(taken[0]).await.unwrap();
+    hub.until("one was taken", |hub| scene::queue(hub, "c/all").0 == 15);
+    // There is room for one message, and somebody waits for more.
+    assert_eq!(b.publish(&out, b"y", &[]).await, ReasonCode::QuotaExceeded);
+    c.acknowledge(taken[1]).await.unwrap();
+    let got = receive(&mut a).await.unwrap();
+    assert_eq!(got, Packet::PubAck(waiting.unwrap()));
+    assert_eq!(b.publish(&out, b"y", &[]).await, ReasonCode::Success);
+}
+
+#[tokio::test]
+async fn with_drop_oldest_nothing_is_refused() {
+    let mut setup = Setup::new(ROUTES, &MODULES);
+    setup.extra = "[limits]\nmax_message_bytes = \"200KB\"\n\
+        [store]\nmax_bytes = \"16MiB\"\nwhen_full = \"drop-oldest\"\n"
+        .to_owned();
+    let hub = setup.start();
+    let (mut a, _) = Five::module(&hub, "a", &[]).await;
+    let payload = vec![b'x'; 100_000];
+    for _ in 0..300 {
+        let told = a.publish(&output("a", "out", ""), &payload, &[]).await;
+        assert_eq!(told, ReasonCode::Success);
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_again_keeps_to_what_the_client_takes_now() {
+    let setup = Setup::new(ROUTES, &MODULES);
+    let hub = setup.start();
+    let mut c = receiver(&hub, "c").await;
+    let (mut a, _) = Five::module(&hub, "a", &[]).await;
+    let out = output("a", "out", "");
+    let large = [b'x'; 400];
+    for payload in [&b"one"[..], &large, b"two"] {
+        assert_eq!(a.publish(&out, payload, &[]).await, ReasonCode::Success);
+        assert!(matches!(c.receive().await, Got::Publish { .. }));
+    }
+    drop(c);
+    let now = [
+        Property::SessionExpiry(60),
+        Property::ReceiveMaximum(1.try_into().unwrap()),
+        Property::MaximumPacketSize(300.try_into().unwrap()),
+    ];
+    let (mut c, connack) = Five::module(&hub, "c", &now).await;
+    assert!(is_present(&connack));
+    for expected in [b"one", b"two"] {
+        hub.until("one is in flight", |hub| {
+            scene::in_flight(hub, "c/all") == 1
+        });
+        let (_, payload) = c.message().await;
+        assert_eq!(payload, expected);
+    }
+    let dropped = hub.metric("edgehub_messages_dropped_total", &["too_large_for_client"]);
+    assert_eq!(dropped, 1.0);
+}
+
+#[tokio::test]
+async fn a_session_that_is_no_longer_to_be_kept_does_not_outlive_a_crash() {
+    let setup = Setup::new(ROUTES, &MODULES);
+    let hub = setup.start();
+    drop(receiver(&hub, "c").await);
+    let (_c, connack) = Five::module(&hub, "c", &[]).await;
+    assert!(is_present(&connack));
+    // A SUBACK says that whatever was to be written before it is on disk.
+    drop(receiver(&hub, "b").await);
+    hub.end(End::Killed);
+    let hub = setup.start();
+    let (_, connack) = Five::module(&hub, "c", &[]).await;
+    assert!(!is_present(&connack), "{connack:?}");
+}
+
+#[tokio::test]
+async fn correlation_data_that_is_no_text_is_refused() {
+    let setup = Setup::new(ROUTES, &MODULES);
+    let hub = setup.start();
+    let (mut a, _) = Five::module(&hub, "a", &[]).await;
+    let bytes = [Property::CorrelationData(b"\xff\x00")];
+    let told = a.publish(&output("a", "out", ""), b"x", &bytes).await;
+    assert_eq!(told, ReasonCode::ImplementationSpecific);
 }

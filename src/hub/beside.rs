@@ -9,7 +9,8 @@ use crate::mqtt::v5::{self, Property};
 /// them. Returns how long the message is of use, in milliseconds.
 ///
 /// # Errors
-/// [`BagError`] for a property without a name, or too many of them.
+/// [`BagError`] for a property without a name, too many of them, or correlation data that is not
+/// text: what receivers get is.
 pub(super) fn add(
     sent: v5::Properties<'_>,
     properties: &mut Properties,
@@ -28,9 +29,8 @@ pub(super) fn add(
                 properties.set_system(SystemProperty::ContentType, Some(text));
             }
             Property::CorrelationData(bytes) => {
-                if let Ok(text) = std::str::from_utf8(bytes) {
-                    properties.set_system(SystemProperty::CorrelationId, Some(text));
-                }
+                let text = std::str::from_utf8(bytes).map_err(|_| BagError::NotUtf8)?;
+                properties.set_system(SystemProperty::CorrelationId, Some(text));
             }
             Property::MessageExpiry(seconds) => expiry_ms = Some(u64::from(seconds) * 1000),
             _ => {}

@@ -123,6 +123,10 @@ pub struct Will {
     pub topic: String,
     /// What is published.
     pub payload: Bytes,
+    /// Whether it asks to be retained.
+    pub retain: bool,
+    /// Its properties as they came, which 3.1.1 has not (MQTT 5 §3.1.3.2).
+    pub properties: Bytes,
 }
 
 /// What a persistent session leaves behind for the next connection: which messages were in flight

@@ -88,7 +88,7 @@ impl Hub {
                 payload: &message.payload,
             };
             let token = token(&input.queue, &delivery);
-            if session.takes(&out) {
+            if session.takes(qos, &out) {
                 done.extend(session.deliver(now.ms, qos, &out, token));
             } else {
                 too_large.push(token);
@@ -168,7 +168,7 @@ impl Hub {
         now: Now,
     ) -> bool {
         while let Some((packet_id, place)) = client.resumed.front() {
-            if session.output().len() >= output_max {
+            if session.output().len() >= output_max || session.room() == 0 {
                 return false;
             }
             let packet_id = *packet_id;
@@ -190,7 +190,11 @@ impl Hub {
                             payload: &message.payload,
                         };
                         let token = token(&place.queue, &delivery);
-                        session.redeliver(&out, InFlight { packet_id, token });
+                        if session.takes(QoS::AtLeastOnce, &out) {
+                            session.redeliver(&out, InFlight { packet_id, token });
+                        } else {
+                            self.give_up_too_large(client, token);
+                        }
                     }
                     Err(true) => return false,
                     // It expired, or the queue was purged.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::client::{Client, Parked, Token};
 use super::{Hub, Now, Published, brief};
 use crate::mailbox::ATTACH;
-use crate::mqtt::v5::Properties;
+use crate::mqtt::v5::{Place, Properties};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::session::{Close, Session};
@@ -68,12 +68,14 @@ impl Hub {
         let publish = Publish {
             dup: false,
             qos: QoS::AtMostOnce,
-            retain: false,
+            retain: will.retain,
             topic: &topic,
             packet_id: None,
             payload: &will.payload,
         };
-        let published = self.publish(client, (&publish, Properties::EMPTY), now);
+        // Checked when they came.
+        let properties = Properties::parse(&will.properties, Place::Will).unwrap_or_default();
+        let published = self.publish(client, (&publish, properties), now);
         let (id, topic) = (client.identity.as_str(), brief(&will.topic));
         match published {
             Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),

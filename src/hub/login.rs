@@ -14,6 +14,7 @@ use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Id
 use crate::iothub::username::UserName;
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{Mailbox, RECHECK, TAKEN_OVER};
+use crate::mqtt::v5::Properties;
 use crate::mqtt::{Connect, ConnectReturnCode, Publish};
 use crate::observe::{self, Runs};
 use crate::session::{Close, Session, Welcome};
@@ -74,18 +75,19 @@ pub enum Attached {
 }
 
 impl Hub {
-    /// Decides about a CONNECT (facts §1.3, `DESIGN` §4).
+    /// Decides about a CONNECT, which comes with its will's properties (facts §1.3, `DESIGN` §4).
     ///
     /// # Errors
     /// The return code, and how long to hold it back.
     pub fn login(
         &self,
-        connect: &Connect<'_>,
+        came: (&Connect<'_>, Properties<'_>),
         session: &Session<Token>,
         peer: &Peer,
         now: Now,
     ) -> Result<Login, LoginRefused> {
-        match self.login_inner(connect, session, peer, now) {
+        let connect = came.0;
+        match self.login_inner(came, session, peer, now) {
             Ok(login) => {
                 self.failures.forget(peer.address, connect.client_id);
                 Ok(login)
@@ -116,7 +118,7 @@ impl Hub {
 
     fn login_inner(
         &self,
-        connect: &Connect<'_>,
+        (connect, will_properties): (&Connect<'_>, Properties<'_>),
         session: &Session<Token>,
         peer: &Peer,
         now: Now,
@@ -125,6 +127,8 @@ impl Hub {
         let will = connect.will.as_ref().map(|will| Will {
             topic: will.topic.to_owned(),
             payload: Bytes::copy_from_slice(will.payload),
+            retain: will.retain,
+            properties: Bytes::copy_from_slice(will_properties.as_bytes()),
         });
         let mut login = Login {
             identity: Identity::device("{{anonymous}}"),
@@ -246,15 +250,18 @@ impl Hub {
         slot.since_unix = now.unix;
         let present = !login.clean && slot.subscriptions.is_some();
         let parked = std::mem::take(&mut slot.parked);
-        let mut ended = None;
-        if login.clean {
-            ended = slot.subscriptions.take();
+        let goes_on = login.persistent && !login.clean;
+        let ended = !goes_on && slot.subscriptions.is_some();
+        let subscriptions = if goes_on {
+            slot.subscriptions.clone()
+        } else {
             slot.recorded = false;
-        }
-        let subscriptions = slot.subscriptions.clone().unwrap_or_default();
+            slot.subscriptions.take().filter(|_| !login.clean)
+        };
         drop(slot);
+        let subscriptions = subscriptions.unwrap_or_default();
         let mut client = self.new_client(login, mailbox, subscriptions);
-        if ended.is_some() {
+        if ended {
             self.journal.record(login.identity.as_str(), None, mailbox);
         }
         if !present {

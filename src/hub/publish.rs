@@ -54,6 +54,9 @@ pub enum Refused {
     /// The property bag does not read.
     #[error("property bag: {0}")]
     Bag(#[from] BagError),
+    /// What was sent beside the topic is no message's property.
+    #[error("properties: {0}")]
+    Properties(BagError),
     /// A topic of the dialect that does not read.
     #[error("{0}")]
     Topic(#[from] MalformedTopic),
@@ -69,6 +72,14 @@ pub enum Refused {
     #[error("message of {bytes} bytes, and the cloud takes at most {max}")]
     TooLargeForCloud {
         /// Body and properties.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The properties, escaped as receivers get them in their topic, are too long for a topic.
+    #[error("properties of {bytes} bytes in a receiver's topic, which takes at most {max}")]
+    BagTooLong {
+        /// The property bag.
         bytes: usize,
         /// The limit.
         max: usize,
@@ -89,7 +100,8 @@ impl Refused {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Forbidden(forbidden) => forbidden.reason(),
-            Self::Bag(_) => "bad_property_bag",
+            Self::Bag(_) | Self::Properties(_) => "bad_property_bag",
+            Self::BagTooLong { .. } => "properties_too_long",
             Self::Topic(_) => "bad_topic",
             Self::TooLarge { .. } => "too_large",
             Self::TooLargeForCloud { .. } => TOO_LARGE_FOR_CLOUD,
@@ -102,10 +114,12 @@ impl Refused {
     pub fn reason_code(&self) -> ReasonCode {
         match self {
             Self::Forbidden(_) => ReasonCode::NotAuthorized,
-            Self::Bag(_) | Self::Topic(_) | Self::TopicTooLong { .. } => {
-                ReasonCode::TopicNameInvalid
-            }
-            Self::TooLarge { .. } | Self::TooLargeForCloud { .. } => ReasonCode::QuotaExceeded,
+            Self::Properties(_) => ReasonCode::ImplementationSpecific,
+            Self::Bag(_) | Self::Topic(_) => ReasonCode::TopicNameInvalid,
+            Self::TooLarge { .. }
+            | Self::TooLargeForCloud { .. }
+            | Self::BagTooLong { .. }
+            | Self::TopicTooLong { .. } => ReasonCode::QuotaExceeded,
         }
     }
 }
@@ -207,7 +221,7 @@ impl Hub {
         let sender = permit.identity();
         let mut properties = Properties::default();
         bag::decode(bag, &mut properties)?;
-        let expiry_ms = beside::add(sent_beside, &mut properties)?;
+        let expiry_ms = beside::add(sent_beside, &mut properties).map_err(Refused::Properties)?;
         if publish.retain {
             properties.set("mqtt-retain", Some("true"));
         }
@@ -225,7 +239,7 @@ impl Hub {
         bag::encode(&properties, sender, &mut encoded);
         if encoded.len() > BAG_BYTES_MAX {
             let (bytes, max) = (encoded.len(), BAG_BYTES_MAX);
-            return Err(Refused::TopicTooLong { bytes, max });
+            return Err(Refused::BagTooLong { bytes, max });
         }
         Ok(ParsedTopic {
             // No topic is empty: what flags and properties added is not for the next message.
@@ -402,8 +416,10 @@ impl Hub {
             scratch, mailbox, ..
         } = client;
         let output = &held.output;
-        // A client of MQTT 5 is told at once instead of waiting (`DESIGN` §4).
-        let is_patient = publish.qos != QoS::AtMostOnce && !client.is_v5;
+        // A client of MQTT 5 is told at once instead of waiting (`DESIGN` §4), unless there will be
+        // room in a moment.
+        let is_patient =
+            publish.qos != QoS::AtMostOnce && (!client.is_v5 || self.store.drops_oldest());
         let mut seq = 0;
         if !held.copies.is_empty() {
             let append = Append {

@@ -58,6 +58,8 @@ pub struct Connection<S> {
 
 /// A turn with fewer packets than this is a quiet one, after which buffers are given back.
 const QUIET_PACKETS: u32 = 4;
+/// Reads from a connection that was taken over, at most.
+const LAST_READS_MAX: usize = 16;
 /// How long a refused client has to take its CONNACK before the socket goes.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -191,10 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn take_mail(&mut self, cx: &Context<'_>) -> Result<(), Close> {
+    fn take_mail(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
         let mail = self.mailbox.take(cx.waker());
         if mail == 0 {
             return Ok(());
+        }
+        if mail & TAKEN_OVER != 0 {
+            self.read_last(cx)?;
         }
         for (bit, close) in [
             (TAKEN_OVER, Close::TakenOver),
@@ -277,6 +282,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         SCRATCH.with_borrow_mut(|scratch| self.read_into(cx, scratch))
+    }
+
+    /// Takes what has arrived before the new connection did: acknowledgements count, and after a
+    /// DISCONNECT there is no will.
+    fn read_last(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
+        for _ in 0..LAST_READS_MAX {
+            if matches!(self.read(cx, usize::MAX)?, Turn::Idle) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn read_into(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<Turn, Close> {

@@ -16,8 +16,7 @@ pub(super) struct Five {
     packet_bytes_max: u32,
 }
 
-/// A packet's fixed header and the lengths in a PUBLISH, at most.
-const PUBLISH_FRAME_BYTES: usize = 5 + 2 + 2 + 1;
+const NONE: Properties<'static> = Properties::EMPTY;
 
 impl<T> Session<T> {
     /// Whether the client speaks MQTT 5.
@@ -36,12 +35,15 @@ impl<T> Session<T> {
 
     /// Whether the client takes so large a PUBLISH (§3.1.2.11.4).
     #[must_use]
-    pub fn takes(&self, out: &Outgoing<'_>) -> bool {
+    pub fn takes(&self, qos: QoS, out: &Outgoing<'_>) -> bool {
         let Some(five) = &self.five else {
             return true;
         };
-        let bytes = out.topic_prefix.len() + out.topic_suffix.len() + out.payload.len();
-        PUBLISH_FRAME_BYTES + bytes <= five.packet_bytes_max as usize
+        let topic = 2 + out.topic_prefix.len() + out.topic_suffix.len();
+        let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
+        // An empty list of properties has its length.
+        let remaining = topic + packet_id + 1 + out.payload.len();
+        v5::packet_bytes(remaining) <= five.packet_bytes_max as usize
     }
 
     /// Takes a packet of MQTT 5.
@@ -90,6 +92,7 @@ impl<T> Session<T> {
             }
         }
         self.five = Some(Box::new(five));
+        let will_properties = connect.will.map_or(NONE, |will| will.properties);
         let will = connect.will.map(|will| Will {
             topic: will.topic,
             payload: will.payload,
@@ -108,14 +111,15 @@ impl<T> Session<T> {
             };
             return self.handle_timeout(now_ms).map(|()| Event::None);
         }
-        Ok(Event::Connect(Connect {
+        let v311 = Connect {
             clean_session: connect.clean_start,
             keep_alive_seconds: connect.keep_alive_seconds,
             client_id: connect.client_id,
             will,
             username: connect.username,
             password: connect.password,
-        }))
+        };
+        Ok(Event::Connect(v311, will_properties))
     }
 
     fn active_v5<'a>(
@@ -205,18 +209,23 @@ impl<T> Session<T> {
         let written = encode_properties(&mut bytes, Place::ConnAck, properties);
         debug_assert!(written.is_ok(), "{written:?}");
         let properties = Properties::parse(&bytes, Place::ConnAck).unwrap_or_default();
-        self.encode_v5(&FromServer::ConnAck(ConnAck {
-            session_present: welcome.session_present,
-            reason: ReasonCode::Success,
-            properties,
-        }));
+        let connack = |properties| {
+            FromServer::ConnAck(ConnAck {
+                session_present: welcome.session_present,
+                reason: ReasonCode::Success,
+                properties,
+            })
+        };
+        if !self.encode_v5(&connack(properties)) {
+            self.encode_v5(&connack(NONE));
+        }
     }
 
     pub(super) fn refuse_v5(&mut self, reason: ReasonCode) {
         self.encode_v5(&FromServer::ConnAck(ConnAck {
             session_present: false,
             reason,
-            properties: Properties::EMPTY,
+            properties: NONE,
         }));
     }
 
@@ -224,7 +233,7 @@ impl<T> Session<T> {
         self.encode_v5(&FromServer::PubAck(Ack {
             packet_id,
             reason,
-            properties: Properties::EMPTY,
+            properties: NONE,
         }));
     }
 
@@ -259,16 +268,29 @@ impl<T> Session<T> {
         if let Some(reason) = close.reason_code() {
             self.encode_v5(&FromServer::Disconnect(Notice {
                 reason,
-                properties: Properties::EMPTY,
+                properties: NONE,
             }));
         }
     }
 
-    fn encode_v5(&mut self, packet: &FromServer<'_>) {
-        let before = self.output.tail().len();
-        let written = v5::encode_from_server(packet, self.output.tail());
+    /// Writes a packet; false if it is larger than the client takes, in which case it is not sent
+    /// (§3.1.2.11.4).
+    fn encode_v5(&mut self, packet: &FromServer<'_>) -> bool {
+        let most = self
+            .five
+            .as_ref()
+            .map(|five| five.packet_bytes_max as usize);
+        let tail = self.output.tail();
+        let before = tail.len();
+        let written = v5::encode_from_server(packet, tail);
         debug_assert!(written.is_ok(), "{packet:?}: {written:?}");
-        self.answer_bytes += self.output.tail().len() - before;
+        let bytes = tail.len() - before;
+        if most.is_some_and(|most| bytes > most) {
+            tail.truncate(before);
+            return false;
+        }
+        self.answer_bytes += bytes;
+        true
     }
 }
 
@@ -298,7 +320,7 @@ fn answers(packet_id: PacketId, codes: &[u8], place: Place) -> Option<Answers<'_
     debug_assert!(codes.is_ok(), "as many codes as filters, never none");
     Some(Answers {
         packet_id,
-        properties: Properties::EMPTY,
+        properties: NONE,
         codes: codes.ok()?,
     })
 }

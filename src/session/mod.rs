@@ -51,8 +51,9 @@ pub struct Timing {
 pub enum Event<'a, T> {
     /// Nothing, the session has dealt with it.
     None,
-    /// The client wants in: answer with [`Session::accept`] or [`Session::refuse`].
-    Connect(Connect<'a>),
+    /// The client wants in: answer with [`Session::accept`] or [`Session::refuse`]. The properties
+    /// are its will's.
+    Connect(Connect<'a>, Properties<'a>),
     /// A message: append it, then [`Session::acknowledge`]. 3.1.1 has no properties.
     Publish(Publish<'a>, Properties<'a>),
     /// Answer with [`Session::subscribed`].
@@ -211,7 +212,7 @@ impl<T> Session<T> {
         match (&self.phase, packet) {
             (Phase::AwaitConnect { .. }, FromClient::Connect(connect)) => {
                 self.phase = Phase::Authenticating;
-                Ok(Event::Connect(connect))
+                Ok(Event::Connect(connect, Properties::EMPTY))
             }
             (Phase::AwaitConnect { .. }, _) => Err(Close::NotConnected),
             (Phase::Active, packet) => self.handle_active(now_ms, packet),

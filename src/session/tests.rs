@@ -58,7 +58,7 @@ fn welcome(keep_alive_seconds: u16) -> Welcome<'static> {
 fn active(keep_alive_seconds: u16) -> Session<u32> {
     let mut session = Session::new(TIMING, 0);
     let event = session.handle_packet(0, FromClient::Connect(CONNECT));
-    assert!(matches!(event, Ok(Event::Connect(_))));
+    assert!(matches!(event, Ok(Event::Connect(..))));
     session.accept(0, &welcome(keep_alive_seconds));
     assert_eq!(written(&mut session), ["connack 0"]);
     session

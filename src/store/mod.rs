@@ -121,6 +121,12 @@ impl Store {
         }
     }
 
+    /// Whether a full queue gives up its oldest messages instead of refusing new ones.
+    #[must_use]
+    pub fn drops_oldest(&self) -> bool {
+        self.bounds().drop_oldest
+    }
+
     fn bounds(&self) -> Bounds {
         *self.bounds.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,6 +177,10 @@ impl Store {
         let mut locked = Vec::with_capacity(append.copies.len());
         for copy in append.copies {
             let mut state = copy.queue.lock();
+            if !append.is_patient && state.has_waiters() {
+                // Those who wait for room come first, or they would wait for ever.
+                return Err(copy.queue.full());
+            }
             if !self.make_room(copy, &mut state, bytes, &bounds, losses) {
                 if let Some(log) = self.log.as_ref().filter(|_| bounds.drop_oldest) {
                     // The oldest are not written yet, so nothing can be dropped for a moment.
@@ -250,6 +260,13 @@ impl Store {
 
     fn take_memory(&self, append: &Append<'_>, bytes: u64, bounds: &Bounds) -> Result<u64, Full> {
         let total = bytes * append.copies.len() as u64;
+        let waits_behind = !append.is_patient
+            && self.has_waiters.load(Ordering::Acquire)
+            && queue::any_present(&lock(&self.waiters));
+        if waits_behind {
+            let place = Place::Store;
+            return Err(Full { place });
+        }
         if self.used_bytes.fetch_add(total, Ordering::AcqRel) + total > bounds.max_bytes {
             self.used_bytes.fetch_sub(total, Ordering::AcqRel);
             if append.is_patient {

@@ -372,6 +372,11 @@ impl State {
         register(&mut self.waiters, waiter);
     }
 
+    /// Whether a held-back sender waits for room.
+    pub fn has_waiters(&self) -> bool {
+        any_present(&self.waiters)
+    }
+
     /// Tells held-back senders when there is room again.
     pub fn wake_waiters(&mut self, bounds: &Bounds) {
         if self.waiters.is_empty()
@@ -424,8 +429,17 @@ pub(super) fn earlier(next_s: u32, expires_s: u32) -> u32 {
 
 /// Puts a held-back sender on a list once, and takes off those whose connection has gone.
 pub(super) fn register(waiters: &mut Vec<Arc<Mailbox>>, waiter: &Arc<Mailbox>) {
-    waiters.retain(|other| Arc::strong_count(other) > 1 && !Arc::ptr_eq(other, waiter));
+    waiters.retain(|other| is_present(other) && !Arc::ptr_eq(other, waiter));
     waiters.push(Arc::clone(waiter));
+}
+
+/// Whether any of the held-back senders still has its connection.
+pub(super) fn any_present(waiters: &[Arc<Mailbox>]) -> bool {
+    waiters.iter().any(is_present)
+}
+
+fn is_present(waiter: &Arc<Mailbox>) -> bool {
+    Arc::strong_count(waiter) > 1
 }
 
 /// Wakes receivers whose queues got messages.

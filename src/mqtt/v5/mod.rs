@@ -26,7 +26,7 @@ pub use packet::{
     SubscribeFilters, SubscriptionOptions, Unsubscribe, Will, shared,
 };
 pub use place::Place;
-pub use property::{Properties, Property, VARIABLE_MAX, encode_properties};
+pub use property::{Properties, Property, VARIABLE_MAX, encode_properties, packet_bytes};
 pub use reason::ReasonCode;
 
 /// A packet that a client sends (§2.1.2, table 2-1).

@@ -419,6 +419,13 @@ pub(super) const fn variable_bytes(number: u32) -> Option<usize> {
     }
 }
 
+/// Bytes of a whole packet whose fixed header announces so many (§2.1.4).
+#[must_use]
+pub fn packet_bytes(remaining: usize) -> usize {
+    let length = u32::try_from(remaining).ok().and_then(variable_bytes);
+    1 + length.unwrap_or(4) + remaining
+}
+
 /// Writes a variable byte integer, which is at most [`VARIABLE_MAX`] (§1.5.5).
 pub(super) fn put_variable(out: &mut BytesMut, mut number: u32) {
     loop {

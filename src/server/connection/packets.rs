@@ -79,8 +79,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn event(&mut self, event: Event<'_, Token>) -> Result<bool, Close> {
         let now = self.now;
         self.packets += 1;
-        if let Event::Connect(connect) = &event {
-            self.connect(connect)?;
+        if let Event::Connect(connect, will_properties) = &event {
+            self.connect(connect, *will_properties)?;
             return Ok(true);
         }
         let Stage::In(client) = &mut self.stage else {
@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 return Err(Close::Disconnect);
             }
-            Event::None | Event::Connect(_) => {}
+            Event::None | Event::Connect(..) => {}
         }
         Ok(true)
     }
@@ -220,9 +220,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.handle_timeout(now.ms).err().unwrap_or(close)
     }
 
-    fn connect(&mut self, connect: &Connect<'_>) -> Result<(), Close> {
+    fn connect(
+        &mut self,
+        connect: &Connect<'_>,
+        will_properties: Properties<'_>,
+    ) -> Result<(), Close> {
         let now = self.now;
-        match self.hub.login(connect, &self.session, &self.peer, now) {
+        let came = (connect, will_properties);
+        match self.hub.login(came, &self.session, &self.peer, now) {
             Ok(login) => {
                 self.stage = Stage::Waiting(Box::new(login));
                 self.attach()

@@ -70,7 +70,7 @@ impl Model {
             _ => None,
         };
         match self.session.handle_packet(self.now_ms, packet)? {
-            Event::Connect(_) => self.session.accept(self.now_ms, &welcome(10)),
+            Event::Connect(..) => self.session.accept(self.now_ms, &welcome(10)),
             Event::Publish(publish, _) => match publish.packet_id {
                 Some(_) if self.now_ms.is_multiple_of(3) => self.session.hold_back(self.now_ms),
                 Some(packet_id) => self.session.acknowledge(packet_id, 0, ReasonCode::Success),
