@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Position};
+use crate::identity::rules::Statement;
 use crate::limits::{CONFIG_BYTES_MAX, Limits};
 use reader::Reader;
 pub use upstream::{DrainOrder, Subscription, Upstream, UpstreamKind};
@@ -59,8 +60,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Metrics and health; `None`: not served.
     pub http: Option<Http>,
-    /// Who may use plain topics.
-    pub authorization: Vec<Authorization>,
+    /// Who may use plain topics: each `[[authorization]]`, in the order of the file.
+    pub authorization: Vec<Statement>,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -190,37 +191,6 @@ pub struct Server {
 pub struct Http {
     /// Address and port. Default 127.0.0.1:9600 where the section is there.
     pub bind: SocketAddr,
-}
-
-/// One `[[authorization]]`: plain topics only; what no rule allows is denied.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Authorization {
-    /// Who: identities and variables.
-    pub identities: Vec<String>,
-    /// What they may do.
-    pub allow: Vec<Rule>,
-    /// What they may not do, even if allowed.
-    pub deny: Vec<Rule>,
-}
-
-/// Operations on resources.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rule {
-    /// What is done.
-    pub operations: Vec<Operation>,
-    /// Topics and topic filters; empty only for `mqtt:connect`.
-    pub resources: Vec<String>,
-}
-
-/// What a rule speaks about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// `mqtt:connect`
-    Connect,
-    /// `mqtt:publish`
-    Publish,
-    /// `mqtt:subscribe`
-    Subscribe,
 }
 
 /// `[log]`.

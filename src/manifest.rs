@@ -1,9 +1,11 @@
 //! The deployment manifest: which modules there are, their desired properties, the routes and
 //! the time that messages are kept (facts §4.8, §5.1, §10.1).
 //!
-//! A manifest whose frame is broken is refused as a whole; a broken route costs only itself.
+//! A manifest whose frame is broken is refused as a whole; a broken route or authorization costs
+//! only itself.
 //! Keys that the hub does not use are passed over, since real documents have many.
 
+mod authorizations;
 mod desired;
 mod json;
 mod read;
@@ -16,6 +18,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, Position};
+use crate::identity::rules::Statement;
 use crate::message::Priority;
 
 /// What the hub takes from a deployment manifest.
@@ -32,8 +35,8 @@ pub struct Manifest {
     pub modules: Vec<String>,
     /// Desired properties of the modules that the manifest sets any for.
     pub desired: BTreeMap<String, Map<String, Value>>,
-    /// `mqttBroker.authorizations` as written, where it is there.
-    pub authorizations: Option<Value>,
+    /// `mqttBroker.authorizations`: the statements that are sound, in the order of the file.
+    pub authorizations: Vec<Statement>,
 }
 
 /// How long messages are kept for a receiver that is away.
@@ -90,7 +93,7 @@ impl Manifest {
     /// Reads a manifest. `file` is used for messages only.
     ///
     /// Without a manifest at least one diagnostic is an error; with one, each error stands for a
-    /// route or a module that was left out.
+    /// route, an authorization or a module that was left out.
     #[must_use]
     pub fn parse(text: &str, file: &Path) -> (Option<Self>, Vec<Diagnostic>) {
         read::manifest(text, file)

@@ -3,9 +3,12 @@
 //! The rules are those of MQTT 3.1.1 §4.7, which MQTT 5 kept. Nothing here allocates.
 //! Names and filters are byte-wise: case counts, `/a` and `a` differ, and nothing is normalized.
 
+pub mod relation;
 pub mod template;
 
 use thiserror::Error;
+
+pub use self::relation::{covers, overlaps};
 
 /// The longest topic name or filter, in bytes of UTF-8 (MQTT 3.1.1 §4.7.3).
 pub const TOPIC_BYTES_MAX: usize = u16::MAX as usize;

@@ -11,9 +11,10 @@ use super::values::{
     Refusal, choose, parse_bind, parse_device_id, parse_hostname, parse_level, parse_range,
 };
 use super::{
-    Authorization, Config, Http, Listener, Log, LogFormat, Operation, Rule, Server, StoreConfig,
-    Sync, Tls, TlsVersion, Transport, WhenFull,
+    Config, Http, Listener, Log, LogFormat, Server, StoreConfig, Sync, Tls, TlsVersion, Transport,
+    WhenFull,
 };
+use crate::identity::rules::{Grant, Operation, Statement, check_identity, check_resource};
 use crate::limits::{Limits, Ranges};
 
 pub(super) const ROOT_KEYS: [&str; 6] = [
@@ -251,47 +252,52 @@ fn http(mut section: Section<'_, '_>) -> Option<Http> {
     http
 }
 
-fn authorization(root: &mut Section<'_, '_>) -> Vec<Authorization> {
+fn authorization(root: &mut Section<'_, '_>) -> Vec<Statement> {
     let mut list = Vec::new();
     for (index, value) in root.tables("authorization").into_iter().enumerate() {
         let Some(mut section) = root.element("authorization", index, value) else {
             continue;
         };
-        let identities = section.filled_list("identities", any_text);
-        list.push(Authorization {
+        let identities = section.filled_list("identities", |text| stated(text, check_identity));
+        list.push(Statement {
             identities,
-            allow: rules(&mut section, "allow"),
-            deny: rules(&mut section, "deny"),
+            allow: grants(&mut section, "allow"),
+            deny: grants(&mut section, "deny"),
         });
         section.finish(&ROOT_KEYS);
     }
     list
 }
 
-fn rules(section: &mut Section<'_, '_>, key: &'static str) -> Vec<Rule> {
-    let operations = [
-        ("mqtt:connect", Operation::Connect),
-        ("mqtt:publish", Operation::Publish),
-        ("mqtt:subscribe", Operation::Subscribe),
-    ];
-    let mut rules = Vec::new();
+fn grants(section: &mut Section<'_, '_>, key: &'static str) -> Vec<Grant> {
+    let mut grants = Vec::new();
     for (index, value) in section.tables(key).into_iter().enumerate() {
-        let Some(mut rule) = section.element(key, index, value) else {
+        let Some(mut section) = section.element(key, index, value) else {
             continue;
         };
-        let operations = rule.filled_list("operations", |text| choose(text, &operations));
-        let resources = if operations.iter().all(|one| *one == Operation::Connect) {
-            rule.list("resources", any_text)
-        } else {
-            rule.filled_list("resources", any_text)
+        let resource = |text: &str| stated(text, check_resource);
+        let operation = |text: &str| choose(text, &Operation::NAMES);
+        let mut grant = Grant {
+            operations: section.filled_list("operations", operation),
+            resources: Vec::new(),
         };
-        rule.finish(&[]);
-        rules.push(Rule {
-            operations,
-            resources,
-        });
+        grant.resources = if grant.needs_resources() {
+            section.filled_list("resources", resource)
+        } else {
+            section.list("resources", resource)
+        };
+        section.finish(&[]);
+        grants.push(grant);
     }
-    rules
+    grants
+}
+
+/// A text of a statement, if its rules take it.
+fn stated(text: &str, check: fn(&str) -> Result<(), String>) -> Result<String, Refusal> {
+    match check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(why) => Err((format!("holds {text:?}, which {why}"), None)),
+    }
 }
 
 fn log(mut section: Section<'_, '_>) -> Log {

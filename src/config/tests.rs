@@ -1,9 +1,11 @@
+mod authorization;
 mod checks;
 mod syntax;
 mod variables;
 
 use super::*;
 use crate::diagnostic::Severity;
+use crate::identity::rules::Operation;
 use crate::topic::template::Template;
 use crate::upstream::dial;
 
@@ -439,25 +441,6 @@ fn a_section_must_be_a_section() {
     let text = format!("server = 5\n{BASE}{TLS}");
     let expected = "1:10: `server` must be a section (write `[server]` in a line of its own)";
     assert_eq!(errors(parse(&text)), [expected]);
-}
-
-#[test]
-fn rules_have_identities_operations_and_resources() {
-    let section = "[[authorization]]\nallow = [{ operations = [\"mqtt:publsh\"], resource = [] }]\n\
-                   [[authorization]]\nidentities = []\n\
-                   deny = [{ operations = [\"mqtt:publish\"] }, 5]";
-    assert_eq!(
-        errors_below(section),
-        [
-            "8:1: `identities` is missing",
-            "9:26: `operations` must be \"mqtt:connect\", \"mqtt:publish\" or \
-             \"mqtt:subscribe\", not \"mqtt:publsh\" (did you mean `mqtt:publish`?)",
-            "9:42: unknown key `resource` in `[authorization]` (did you mean `resources`?)",
-            "11:14: `identities` is empty",
-            "12:9: `resources` is missing",
-            "12:44: `deny` must hold tables, not an integer",
-        ]
-    );
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Who a client is, `device` or `device/module`, and how it proves that.
 //!
 //! [`Registry`] lists the identities, [`Credentials`] is what a client shows, [`authenticate()`]
-//! decides who it is, and [`policy::authorize`] what it may do.
+//! decides who it is, and [`policy::authorize`] what it may do; [`rules`] say who may use which
+//! plain topics.
 
 pub mod authenticate;
 pub mod credentials;
 pub mod policy;
 pub mod registry;
+pub mod rules;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

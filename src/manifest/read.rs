@@ -33,7 +33,8 @@ pub(super) fn manifest(text: &str, file: &Path) -> (Option<Manifest>, Vec<Diagno
     (manifest, reader.diagnostics.into_sorted())
 }
 
-struct Reader<'t> {
+/// What reads a document, and says what is wrong with it.
+pub(super) struct Reader<'t> {
     text: &'t str,
     file: &'t Path,
     diagnostics: Diagnostics,
@@ -74,7 +75,7 @@ impl Reader<'_> {
         let schema_version = self.schema_version(&hub);
         let ttl = self.ttl(&hub);
         let routes = self.routes(&hub, schema_version.unwrap_or((1, 3)));
-        let authorizations = self.authorizations(&hub);
+        let authorizations = self.authorizations(&hub.desired);
         Some(Manifest {
             schema_version: schema_version?,
             routes: routes?,
@@ -374,14 +375,6 @@ impl Reader<'_> {
         })
     }
 
-    fn authorizations(&mut self, hub: &Hub<'_, '_>) -> Option<Value> {
-        let node = hub.desired.find(&["mqttBroker", "authorizations"])?;
-        let message = "plain topics are not available in this version".to_owned();
-        let hint = "`mqttBroker.authorizations` has no effect".to_owned();
-        self.warning(node.offset, message, Some(hint));
-        serde_json::from_str(node.raw).ok()
-    }
-
     fn warn_of_doubles(&mut self, node: &Node<'_>) {
         match &node.kind {
             Kind::Object(members) => {
@@ -400,13 +393,13 @@ impl Reader<'_> {
         }
     }
 
-    fn error(&mut self, offset: usize, message: String, hint: Option<String>) {
+    pub(super) fn error(&mut self, offset: usize, message: String, hint: Option<String>) {
         let mut one = Diagnostic::error(self.file, Position::of(self.text, offset), message);
         one.hint = hint;
         self.diagnostics.push(one);
     }
 
-    fn warning(&mut self, offset: usize, message: String, hint: Option<String>) {
+    pub(super) fn warning(&mut self, offset: usize, message: String, hint: Option<String>) {
         let mut one = Diagnostic::warning(self.file, Position::of(self.text, offset), message);
         one.hint = hint;
         self.diagnostics.push(one);

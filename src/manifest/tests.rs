@@ -1,3 +1,5 @@
+mod authorizations;
+
 use super::*;
 use crate::diagnostic::Severity;
 
@@ -66,7 +68,7 @@ const WHOLE: &str = r#"{
             "plain": {"route": "FROM /* INTO $upstream", "timeToLiveSecs": 0, "priority": null}
           },
           "storeAndForwardConfiguration": {"timeToLiveSecs": 86400, "storeLimits": {}},
-          "mqttBroker": {"authorizations": [{"identities": ["x"]}]}
+          "mqttBroker": {"authorizations": [{"identities": ["x"]}], "bridges": []}
         }
       },
       "camera": {"properties.desired": {"rate": 5, "nested": {"on": true}}},
@@ -100,12 +102,14 @@ fn a_whole_document_is_read() {
         ]
     );
     assert_eq!(manifest.routes[0].text, "FROM /messages/* INTO $upstream");
-    assert_eq!(manifest.authorizations.unwrap()[0]["identities"][0], "x");
+    assert_eq!(manifest.authorizations[0].identities, ["x"]);
     assert_eq!(
         said(&diagnostics),
         [
             "29:44: warning: plain topics are not available in this version \
-          (`mqttBroker.authorizations` has no effect)"
+             (`mqttBroker.authorizations` has no effect)",
+            "29:80: warning: `mqttBroker.bridges` has no effect \
+             (`[upstream]` of the configuration leads to other brokers)",
         ]
     );
 }
