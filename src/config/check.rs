@@ -45,12 +45,6 @@ fn not_available_yet(reader: &mut Reader<'_>, unchecked: &Unchecked) {
             reader.error(&origin, format!("`trusted_proxies` {NOT_YET}"), None);
         }
     }
-    if !config.authorization.is_empty() {
-        let origin = reader.origin(&["authorization[0]", "authorization"]);
-        let message = "plain topics are not available in this version".to_owned();
-        let hint = "the section is checked and has no effect".to_owned();
-        reader.warning(&origin, message, Some(hint));
-    }
 }
 
 fn default_listener(reader: &mut Reader<'_>, unchecked: &mut Unchecked) {

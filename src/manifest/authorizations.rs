@@ -32,9 +32,6 @@ impl Reader<'_> {
         let Some(node) = find(&[BROKER, AUTHORIZATIONS]) else {
             return Vec::new();
         };
-        let message = "plain topics are not available in this version".to_owned();
-        let hint = format!("`{BROKER}.{AUTHORIZATIONS}` has no effect");
-        self.warning(node.offset, message, Some(hint));
         let Kind::Array(nodes) = &node.kind else {
             let kind = node.kind_name();
             let message = format!("`{AUTHORIZATIONS}` must be an array, not {kind}");

@@ -105,12 +105,8 @@ fn a_whole_document_is_read() {
     assert_eq!(manifest.authorizations[0].identities, ["x"]);
     assert_eq!(
         said(&diagnostics),
-        [
-            "29:44: warning: plain topics are not available in this version \
-             (`mqttBroker.authorizations` has no effect)",
-            "29:80: warning: `mqttBroker.bridges` has no effect \
-             (`[upstream]` of the configuration leads to other brokers)",
-        ]
+        ["29:80: warning: `mqttBroker.bridges` has no effect \
+             (`[upstream]` of the configuration leads to other brokers)",]
     );
 }
 
