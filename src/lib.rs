@@ -5,7 +5,7 @@
 //!
 //! - words: [`limits`], [`topic`], [`identity`], [`message`], [`mailbox`], [`diagnostic`]
 //! - cores, without async, sockets, files or clock: [`mqtt`], [`session`], [`iothub`], [`routes`],
-//!   [`manifest`]
+//!   [`manifest`], [`subscriptions`]
 //! - durable: [`store`]
 //! - meeting place: [`hub`]
 //! - shells: [`server`], [`upstream`], [`http`], [`client`]
@@ -36,5 +36,6 @@ pub mod run;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod subscriptions;
 pub mod topic;
 pub mod upstream;

@@ -1,6 +1,7 @@
 //! What travels: a message's properties, where it came from and where it goes.
 
 mod endpoint;
+mod plain;
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use endpoint::{Endpoint, Priority, Target};
+pub use plain::Plain;
 
 use crate::identity::Identity;
 
@@ -352,7 +354,7 @@ impl Origin {
             Some((sender, output)) => (sender, Some(output)),
             None => (text, None),
         };
-        Some(Self::new(Identity::parse(sender)?, output))
+        Some(Self::new(Identity::read(sender)?, output))
     }
 }
 
@@ -361,7 +363,8 @@ impl Origin {
 pub struct Message {
     /// Who sent it.
     pub origin: Arc<Origin>,
-    /// The property bag as receivers get it, percent-encoded (facts §1.8); one topic level.
+    /// The property bag as receivers get it, percent-encoded (facts §1.8); one topic level. In the
+    /// plain topic space, [`Plain`].
     pub bag: Bytes,
     /// The body.
     pub payload: Bytes,

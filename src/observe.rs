@@ -6,14 +6,13 @@
 
 mod summary;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::identity::Identity;
 use crate::message::{Endpoint, Priority};
 use summary::Summaries;
 
@@ -154,8 +153,8 @@ pub fn names() -> Vec<&'static str> {
 /// Identifies a counter of delivered messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Delivered<'a> {
-    /// The sender.
-    pub from: &'a Identity,
+    /// The sender, as a label.
+    pub from: &'a str,
     /// Its output.
     pub output: &'a str,
     /// The receiver.
@@ -172,7 +171,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     summaries: Summaries,
     turned: Mutex<Instant>,
-    queues: Mutex<HashMap<(Endpoint, Priority), Gauge>>,
+    queues: Mutex<HashMap<(String, Priority), Gauge>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -255,11 +254,12 @@ impl Metrics {
         } = delivered;
         let (to, input) = match to {
             Endpoint::Upstream | Endpoint::Cloud { .. } => ("upstream".to_owned(), ""),
+            Endpoint::Session { .. } => ("session".to_owned(), ""),
             Endpoint::Input { module, input } => (format!("{device}/{module}"), &**input),
         };
         let priority = priority.to_string();
         let labels = [
-            ("from", from.as_str()),
+            ("from", from),
             ("to", &to),
             ("from_route_output", output),
             ("to_route_input", input),
@@ -283,16 +283,22 @@ impl Metrics {
         for gauge in gauges.values() {
             gauge.set(0.0);
         }
+        let mut by_label: BTreeMap<(String, Priority), usize> = BTreeMap::new();
         for (endpoint, priority, length) in lengths {
-            let key = (endpoint, priority);
+            // Clients choose the names of their sessions.
+            let label = match endpoint {
+                Endpoint::Session { .. } => "$session".to_owned(),
+                known => known.to_string(),
+            };
+            *by_label.entry((label, priority)).or_default() += length;
+        }
+        for (key, length) in by_label {
             let gauge = gauges
                 .entry(key)
                 .or_insert_with_key(|(endpoint, priority)| {
-                    let (endpoint, priority) = (endpoint.to_string(), priority.to_string());
-                    self.gauge(
-                        QUEUE_LENGTH,
-                        &[("endpoint", &endpoint), ("priority", &priority)],
-                    )
+                    let priority = priority.to_string();
+                    let labels = [("endpoint", &**endpoint), ("priority", &*priority)];
+                    self.gauge(QUEUE_LENGTH, &labels)
                 });
             gauge.set(length as f64);
         }

@@ -29,6 +29,10 @@ pub enum TopicError {
     /// U+0000 is never allowed (MQTT 3.1.1 §4.7.3).
     #[error("it contains the character U+0000")]
     Nul,
+    /// U+0001 to U+001F and U+007F to U+009F, which a receiver may refuse (MQTT 3.1.1 §1.5.3,
+    /// MQTT 5 §1.5.4).
+    #[error("it contains a control character")]
+    Control,
     /// `+` and `#` belong to filters only (MQTT 3.1.1 §4.7.1).
     #[error("it is a name and contains a wildcard, + or #")]
     WildcardInName,
@@ -47,14 +51,15 @@ pub enum TopicError {
 ///
 /// # Errors
 ///
-/// [`TopicError`] if it is empty, longer than [`TOPIC_BYTES_MAX`], or contains U+0000, `+` or `#`.
+/// [`TopicError`] if it is empty, longer than [`TOPIC_BYTES_MAX`], or contains a control character,
+/// `+` or `#`.
 #[inline]
 pub fn check_name(name: &str) -> Result<(), TopicError> {
     // No early exit: the compiler turns this into a few vector compares for a usual topic.
     let forbidden = name.bytes().fold(false, |found, byte| {
-        found | (byte == 0) | (byte == b'+') | (byte == b'#')
+        found | (byte < b' ') | (byte == b'+') | (byte == b'#') | (byte == DELETE)
     });
-    if forbidden || name.is_empty() || name.len() > TOPIC_BYTES_MAX {
+    if forbidden || has_high_control(name) || name.is_empty() || name.len() > TOPIC_BYTES_MAX {
         return Err(name_error(name));
     }
     Ok(())
@@ -64,16 +69,20 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
 ///
 /// # Errors
 ///
-/// [`TopicError`] if it is empty, longer than [`TOPIC_BYTES_MAX`], contains U+0000, or has a
-/// wildcard where none may stand.
+/// [`TopicError`] if it is empty, longer than [`TOPIC_BYTES_MAX`], contains a control character, or
+/// has a wildcard where none may stand.
 pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     check_length(filter)?;
+    if has_high_control(filter) {
+        return Err(TopicError::Control);
+    }
     let mut previous = b'/';
     let mut bytes = filter.bytes().peekable();
     while let Some(byte) = bytes.next() {
         let opens_level = previous == b'/';
         match (byte, bytes.peek()) {
             (0, _) => return Err(TopicError::Nul),
+            (1..b' ' | DELETE, _) => return Err(TopicError::Control),
             (b'#', None) if opens_level => {}
             (b'#', Some(b'/')) if opens_level => return Err(TopicError::MultiLevelNotLast),
             (b'#', _) => return Err(TopicError::MultiLevelNotAlone),
@@ -110,12 +119,24 @@ pub fn matches(filter: &str, name: &str) -> bool {
     name_levels.next().is_none()
 }
 
+const DELETE: u8 = 0x7f;
+
+/// Whether there is one of U+0080 to U+009F: two bytes in UTF-8, of which the first is C2.
+fn has_high_control(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    pairs.fold(false, |found, (first, second)| {
+        found | (*first == 0xc2 && *second < 0xa0)
+    })
+}
+
 /// Says what is wrong with a name that is known to be wrong.
 #[cold]
 fn name_error(name: &str) -> TopicError {
     match check_length(name) {
         Err(error) => error,
         Ok(()) if name.contains('\0') => TopicError::Nul,
+        Ok(()) if name.contains(char::is_control) => TopicError::Control,
         Ok(()) => TopicError::WildcardInName,
     }
 }
@@ -146,7 +167,7 @@ mod tests {
             " ",
             "é/ü",
             "\u{feff}a",
-            "a/\u{1}",
+            "a/\u{a0}",
         ] {
             assert_eq!(check_name(good), Ok(()), "{good:?}");
         }
@@ -155,6 +176,11 @@ mod tests {
             ("\0", TopicError::Nul),
             ("a/b\0", TopicError::Nul),
             ("+\0", TopicError::Nul),
+            ("a\u{1}", TopicError::Control),
+            ("\u{1f}", TopicError::Control),
+            ("a/\u{7f}b", TopicError::Control),
+            ("\u{80}", TopicError::Control),
+            ("\u{9f}/", TopicError::Control),
             ("+", TopicError::WildcardInName),
             ("#", TopicError::WildcardInName),
             ("a/+/b", TopicError::WildcardInName),

@@ -238,10 +238,7 @@ fn inspect_shows_what_the_store_says_before_and_after_its_end() {
     assert_eq!(rows.values().map(|row| row.0).sum::<u64>(), MESSAGES);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&scene.dir).unwrap());
     let (journal, _) = Journal::open(disk, 77, true).unwrap();
-    let filter = |filter: &str| Subscription {
-        filter: filter.to_owned(),
-        qos: 1,
-    };
+    let filter = |filter: &str| Subscription::new(filter, edgehub::mqtt::QoS::AtLeastOnce);
     let filters = [filter("a/#"), filter("b/#")];
     journal.record("edge-1/monitor", Some(&filters), &Arc::default());
     drop(journal);

@@ -113,10 +113,6 @@ async fn other_violations_close_too() {
     let hello = wire::connect(&hub.hello("edge-1/c"));
     for (name, bytes, reason) in [
         ("second CONNECT", hello.clone(), "protocol"),
-        ("PUBREC", hex("50 02 0001"), "protocol"),
-        ("PUBREL", hex("62 02 0001"), "protocol"),
-        ("PUBCOMP", hex("70 02 0001"), "protocol"),
-        ("QoS 2", hex("34 05 0001 61 0001"), "qos_not_available"),
         (
             "MQTT 5 CONNECT",
             hex("10 0d 0004 4d515454 05 02 003c 00 0000"),

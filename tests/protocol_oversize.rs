@@ -94,15 +94,9 @@ async fn oversize_packets_without_a_second_chance_close() {
     let hub = setup.start();
     let topic = output("a", "out", "");
     let body = vec![b'x'; 80_000];
-    let qos_2 = {
-        let mut packet = wire::publish(&topic, 9, &body);
-        packet[0] = 0x34;
-        packet
-    };
     let subscribe = [&hex("82 80 80 10 0001")[..], &[0; 100]].concat();
     for (name, packet) in [
         ("QoS 0", wire::publish(&topic, 0, &body)),
-        ("QoS 2", qos_2),
         ("SUBSCRIBE", subscribe),
     ] {
         for _ in 0..2 {

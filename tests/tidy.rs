@@ -248,7 +248,7 @@ fn the_readme_names_every_reason() {
     // Functions whose match arms are the reasons of metrics.
     for (path, function) in [
         ("src/session/close.rs", "fn label("),
-        ("src/hub/publish.rs", "fn label("),
+        ("src/hub/refused.rs", "fn label("),
         ("src/identity/authenticate.rs", "fn reason("),
     ] {
         let text = read(path);

@@ -1,17 +1,19 @@
 //! What the hub keeps for one connection.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use metrics::{Counter, Histogram};
 
+use super::outgoing::PlainSide;
+use super::plain::Matched;
 use super::routing::Routing;
 use super::ways::{Grounded, Way};
 use crate::identity::{Credentials, Identity};
 use crate::mailbox::Mailbox;
 use crate::message::{Message, Origin, Priority, Properties, Target};
-use crate::mqtt::PacketId;
+use crate::mqtt::{PacketId, QoS};
 use crate::observe::Runs;
 use crate::store::journal::Subscription;
 use crate::store::{Copy, Delivery, Loss, Queue};
@@ -48,6 +50,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether it is in memory only.
+    pub(super) fn is_live(&self) -> bool {
+        self.queue.endpoint().is_live()
+    }
+
     /// Whether it is the same message's.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.seq == other.seq
@@ -63,12 +70,14 @@ pub(super) struct Response {
     pub payload: Bytes,
 }
 
-/// An input that the client's subscriptions cover.
+/// A queue that the client's subscriptions cover: an input, or its session's.
 #[derive(Debug)]
 pub(super) struct Input {
     pub queue: Arc<Queue>,
     pub topic_prefix: Bytes,
-    pub qos: u8,
+    pub qos: QoS,
+    /// Its messages are of the plain topic space.
+    pub is_plain: bool,
     /// False once a fetch found it empty, until the queue wakes the client.
     pub pending: bool,
 }
@@ -100,6 +109,10 @@ pub(super) struct Held {
     pub output: Arc<Output>,
     pub targets: usize,
     pub copies: Vec<Copy>,
+    /// The same for queues in memory, which hold nobody back.
+    pub live: Vec<Copy>,
+    /// For shared subscriptions, each with the one session that it goes to.
+    pub shared: VecDeque<(Arc<Message>, Copy)>,
     /// Why there is no copy for the cloud though a route leads there.
     pub grounded: Option<Grounded>,
 }
@@ -123,18 +136,27 @@ pub struct Will {
     pub topic: String,
     /// What is published.
     pub payload: Bytes,
+    /// How it is published.
+    pub qos: QoS,
     /// Whether it asks to be retained.
     pub retain: bool,
     /// Its properties as they came, which 3.1.1 has not (MQTT 5 §3.1.3.2).
     pub properties: Bytes,
 }
 
+/// A message that was in flight, to be sent again under its packet id.
+pub(super) type Resumed = (PacketId, QoS, Place);
+
 /// What a persistent session leaves behind for the next connection: which messages were in flight
 /// under which ids. The messages are back in their queues.
 #[derive(Debug, Default)]
 pub struct Parked {
-    pub(super) in_flight: VecDeque<(PacketId, Place)>,
+    pub(super) in_flight: VecDeque<Resumed>,
     pub(super) next_id: u16,
+    /// QoS 2 messages that the client has, and not their release.
+    pub(super) released: BTreeSet<PacketId>,
+    /// QoS 2 messages of the client that it has not released.
+    pub(super) unreleased: BTreeSet<PacketId>,
 }
 
 /// One connected client.
@@ -161,7 +183,13 @@ pub struct Client {
     pub(super) held: Option<Held>,
     pub(super) parsed: Option<ParsedTopic>,
     /// In flight to the previous connection, to be sent again before anything else.
-    pub(super) resumed: VecDeque<(PacketId, Place)>,
+    pub(super) resumed: VecDeque<Resumed>,
+    /// Its subscriptions to plain topics.
+    pub(super) plain: Option<PlainSide>,
+    /// Who gets what it publishes to the plain topic that it last did.
+    pub(super) matched: Option<Matched>,
+    /// Counters and origin of what it publishes to plain topics.
+    pub(super) plain_output: Option<Arc<Output>>,
     /// The connection has ended; what is published now is its will.
     pub(super) is_going: bool,
     /// The newest message appended in this batch; 0: none.
@@ -182,6 +210,7 @@ pub(super) struct Scratch {
     pub idle: Vec<Arc<Mailbox>>,
     pub losses: Vec<Loss>,
     pub fetched: Vec<Delivery>,
+    pub properties: BytesMut,
 }
 
 impl Client {

@@ -18,7 +18,7 @@ impl Hub {
         let origin = loss.origin.as_deref();
         let output = origin.and_then(|origin| origin.output.as_deref());
         let output = self.output_label(output, true);
-        let from = origin.map_or("unknown", |origin| origin.sender.as_str());
+        let from = origin.map_or("unknown", |origin| self.id_label(&origin.sender));
         self.dropped(reason, from, output)
             .increment(loss.messages as u64);
     }

@@ -3,16 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::client::{Client, Input, Place, Sent, Token};
-use super::{Hub, Now, brief, lose};
-use crate::identity::policy;
-use crate::iothub::topics;
-use crate::mqtt::{PacketId, QoS, SubAckCode, Unsubscribe};
-use crate::observe::{self, Delivered};
+use super::client::{Client, Place, Resumed, Sent, Token};
+use super::outgoing::{again, outgoing, qos};
+use super::{Hub, Now, lose};
+use crate::mqtt::QoS;
+use crate::observe::Delivered;
 use crate::session::{InFlight, Outgoing, Session};
-use crate::store::journal::Subscription;
 use crate::store::{Delivery, Queue};
 
 /// Messages fetched from a queue at a time: one lock for many, and other inputs get their turn.
@@ -68,26 +64,22 @@ impl Hub {
         let scratch = &mut client.scratch;
         let fetched = &mut scratch.fetched;
         let into = (&mut *fetched, &mut scratch.losses);
-        self.store
+        self.store_of(&input.queue)
             .fetch(&input.queue, &client.mailbox, room, now.ms, into);
         input.pending = !fetched.is_empty();
-        let qos = if input.qos == 0 {
-            QoS::AtMostOnce
-        } else {
-            QoS::AtLeastOnce
-        };
         let any = !fetched.is_empty();
-        let (mut done, mut too_large) = (Vec::new(), Vec::new());
+        let (mut done, mut too_large, mut unwanted) = (Vec::new(), Vec::new(), Vec::new());
         for delivery in fetched.drain(..) {
             let message = &delivery.message;
             let waited_ms = now.ms.saturating_sub(message.received_ms);
             client.process.add(waited_ms as f64 / 1000.0);
-            let out = Outgoing {
-                topic_prefix: &input.topic_prefix,
-                topic_suffix: &message.bag,
-                payload: &message.payload,
-            };
             let token = token(&input.queue, &delivery);
+            let side = (&client.identity, client.plain.as_ref());
+            let prepared = outgoing((input, message), side, now.ms, &mut scratch.properties);
+            let Some((qos, out)) = prepared else {
+                unwanted.push(token);
+                continue;
+            };
             if session.takes(qos, &out) {
                 done.extend(session.deliver(now.ms, qos, &out, token));
             } else {
@@ -100,7 +92,18 @@ impl Hub {
         for token in too_large {
             self.give_up_too_large(client, token);
         }
+        for token in unwanted {
+            if let Token::Queued { place, .. } = token {
+                self.finish(&place);
+            }
+        }
         any
+    }
+
+    /// A message is done with.
+    fn finish(&self, place: &Place) {
+        self.store_of(&place.queue)
+            .acknowledge(&place.queue, place.priority, place.seq);
     }
 
     /// A message that is larger than the client's packets counts as delivered (MQTT 5 §3.1.2.11.4).
@@ -108,8 +111,7 @@ impl Hub {
         let Token::Queued { place, origin, .. } = token else {
             return;
         };
-        self.store
-            .acknowledge(&place.queue, place.priority, place.seq);
+        self.finish(&place);
         let from = self.id_label(&origin.sender).to_owned();
         let output = self.output_label(origin.output.as_deref(), true);
         self.count_dropped(TOO_LARGE_FOR_CLIENT, &from, output);
@@ -134,15 +136,14 @@ impl Hub {
         else {
             return;
         };
-        self.store
-            .acknowledge(&place.queue, place.priority, place.seq);
+        self.finish(&place);
         let known = counters.iter().position(|sent| sent.is_of(&origin, &place));
         let at = known.unwrap_or_else(|| {
             if counters.len() >= SENT_MAX {
                 counters.clear();
             }
             let metrics = self.metrics.sent(Delivered {
-                from: &origin.sender,
+                from: self.id_label(&origin.sender),
                 output: self.output_label(origin.output.as_deref(), true),
                 to: place.queue.endpoint(),
                 device: self.device_id(),
@@ -167,31 +168,37 @@ impl Hub {
         output_max: usize,
         now: Now,
     ) -> bool {
-        while let Some((packet_id, place)) = client.resumed.front() {
+        while let Some((packet_id, sent_qos, place)) = client.resumed.front() {
             if session.output().len() >= output_max || session.room() == 0 {
                 return false;
             }
-            let packet_id = *packet_id;
-            let input = client
-                .inputs
-                .iter()
-                .find(|input| Arc::ptr_eq(&input.queue, &place.queue) && input.qos > 0);
+            let (packet_id, sent_qos) = (*packet_id, *sent_qos);
+            let input = client.inputs.iter().find(|input| {
+                Arc::ptr_eq(&input.queue, &place.queue) && input.qos > QoS::AtMostOnce
+            });
             if let Some(input) = input {
                 let at = (place.priority, place.seq);
-                let fetched = self
-                    .store
-                    .fetch_one(&place.queue, &client.mailbox, at, now.ms);
+                let fetched = self.store_of(&place.queue).fetch_one(
+                    &place.queue,
+                    &client.mailbox,
+                    at,
+                    now.ms,
+                );
                 match fetched {
                     Ok(delivery) => {
                         let message = &delivery.message;
-                        let out = Outgoing {
-                            topic_prefix: &input.topic_prefix,
-                            topic_suffix: &message.bag,
-                            payload: &message.payload,
-                        };
                         let token = token(&place.queue, &delivery);
-                        if session.takes(QoS::AtLeastOnce, &out) {
-                            session.redeliver(&out, InFlight { packet_id, token });
+                        let side = (&client.identity, client.plain.as_ref());
+                        let scratch = &mut client.scratch.properties;
+                        let prepared = outgoing((input, message), side, now.ms, scratch);
+                        let out = again(prepared, message);
+                        if session.takes(sent_qos, &out) {
+                            let in_flight = InFlight {
+                                packet_id,
+                                qos: sent_qos,
+                                token,
+                            };
+                            session.redeliver(&out, in_flight);
                         } else {
                             self.give_up_too_large(client, token);
                         }
@@ -207,10 +214,7 @@ impl Hub {
     }
 
     /// Puts what was in flight back into its queues; returns it with its ids, in its order.
-    pub(super) fn release(
-        &self,
-        in_flight: VecDeque<InFlight<Token>>,
-    ) -> VecDeque<(PacketId, Place)> {
+    pub(super) fn release(&self, in_flight: VecDeque<InFlight<Token>>) -> VecDeque<Resumed> {
         // By lane, so that a lane is put in order once.
         let mut by_lane: Vec<(Place, Vec<u64>)> = Vec::new();
         let mut parked = VecDeque::new();
@@ -225,16 +229,17 @@ impl Hub {
                 Some((_, seqs)) => seqs.push(place.seq),
                 None => by_lane.push((place.clone(), vec![place.seq])),
             }
-            parked.push_back((flight.packet_id, place));
+            parked.push_back((flight.packet_id, flight.qos, place));
         }
         for (place, seqs) in by_lane {
-            self.store.release(&place.queue, place.priority, &seqs);
+            self.store_of(&place.queue)
+                .release(&place.queue, place.priority, &seqs);
         }
         parked
     }
 
     fn respond(&self, client: &mut Client, session: &mut Session<Token>, now: Now) {
-        let Some(qos) = client.response_qos else {
+        let Some(qos) = client.response_qos.map(qos) else {
             client.responses.clear();
             return;
         };
@@ -242,16 +247,7 @@ impl Hub {
             let Some(response) = client.responses.pop_front() else {
                 return;
             };
-            let out = Outgoing {
-                topic_prefix: response.topic.as_bytes(),
-                topic_suffix: b"",
-                payload: &response.payload,
-            };
-            let qos = if qos == 0 {
-                QoS::AtMostOnce
-            } else {
-                QoS::AtLeastOnce
-            };
+            let out = Outgoing::new(response.topic.as_bytes(), b"", &response.payload);
             session.deliver(now.ms, qos, &out, Token::Response);
         }
     }
@@ -260,126 +256,6 @@ impl Hub {
     pub fn deliveries_waiting(&self, client: &mut Client) {
         for input in &mut client.inputs {
             input.pending = true;
-        }
-    }
-
-    /// Adds subscriptions; the SUBACK goes out once they are on disk.
-    pub fn subscribe(
-        &self,
-        client: &mut Client,
-        session: &mut Session<Token>,
-        (packet_id, filters): (PacketId, &[(&str, QoS)]),
-    ) {
-        let codes: Vec<_> = filters
-            .iter()
-            .map(|(filter, qos)| self.subscribe_one(client, filter, *qos))
-            .collect();
-        let version = self.keep_subscriptions(client);
-        session.subscribed(packet_id, codes, version);
-        // It takes effect behind the SUBACK: few clients expect messages before it.
-        client.subscribed = true;
-    }
-
-    fn subscribe_one(&self, client: &mut Client, filter: &str, qos: QoS) -> SubAckCode {
-        let refused = if client.credentials.is_none() {
-            Some("plain topics are not available in this version".to_owned())
-        } else {
-            policy::authorize_subscribe(client.identity(), filter)
-                .err()
-                .map(|forbidden| forbidden.to_string())
-        };
-        let known = client
-            .subscriptions
-            .iter()
-            .position(|known| known.filter == filter);
-        let refused = refused.or_else(|| {
-            if filter.len() > self.limits().max_topic_bytes {
-                return Some("over max_topic_bytes".to_owned());
-            }
-            let full = client.subscriptions.len() >= self.limits().max_subscriptions;
-            (full && known.is_none()).then(|| "over max_subscriptions".to_owned())
-        });
-        if let Some(reason) = refused {
-            if self.may_log() {
-                let (id, filter) = (client.identity().as_str(), brief(filter));
-                tracing::warn!(id, filter, reason, "subscription refused");
-            }
-            let id = &*client.label;
-            let counter = self
-                .metrics
-                .counter(observe::SUBSCRIBE_REFUSED, &[("id", id)]);
-            counter.increment(1);
-            return SubAckCode::Failure;
-        }
-        let qos = qos.min(QoS::AtLeastOnce);
-        let subscription = Subscription {
-            filter: filter.to_owned(),
-            qos: qos as u8,
-        };
-        match known.and_then(|known| client.subscriptions.get_mut(known)) {
-            Some(known) => *known = subscription,
-            None => client.subscriptions.push(subscription),
-        }
-        SubAckCode::Granted(qos)
-    }
-
-    /// Removes subscriptions; the UNSUBACK goes out once that is on disk.
-    pub fn unsubscribe(
-        &self,
-        client: &mut Client,
-        session: &mut Session<Token>,
-        unsubscribe: Unsubscribe<'_>,
-    ) {
-        let mut existed = Vec::new();
-        for filter in unsubscribe.filters.iter() {
-            let before = client.subscriptions.len();
-            client.subscriptions.retain(|known| known.filter != filter);
-            existed.push(client.subscriptions.len() < before);
-        }
-        let version = self.keep_subscriptions(client);
-        session.unsubscribed(unsubscribe.packet_id, existed, version);
-        self.refresh_inputs(client);
-    }
-
-    /// Works out which queues the client's subscriptions cover.
-    pub(super) fn refresh_inputs(&self, client: &mut Client) {
-        let filters: Vec<_> = client
-            .subscriptions
-            .iter()
-            .map(|known| (known.filter.clone(), known.qos))
-            .collect();
-        client.response_qos = filters
-            .iter()
-            .filter(|(filter, _)| crate::topic::matches(filter, "$iothub/twin/res/200/"))
-            .map(|(_, qos)| *qos)
-            .max();
-        let identity = client.identity.clone();
-        let Some(module) = identity.module_id() else {
-            return;
-        };
-        if identity.device_id() != self.device_id() {
-            return;
-        }
-        // A queue that no route leads to any more waits, until one does again or its messages
-        // expire (`DESIGN` §4).
-        let routing = &client.routing;
-        let queues = routing.queues.iter().flatten().chain(&routing.inbound);
-        let own = queues.filter(|queue| queue.is_of(module));
-        let inputs = own.filter_map(|queue| {
-            let qos = topics::input_qos(&filters, &identity, queue.input())?;
-            Some(Input {
-                topic_prefix: Bytes::from(topics::input_prefix(&identity, queue.input())),
-                queue: Arc::clone(queue),
-                qos,
-                pending: true,
-            })
-        });
-        let inputs: Vec<_> = inputs.collect();
-        for old in std::mem::replace(&mut client.inputs, inputs) {
-            let stays = |new: &Input| Arc::ptr_eq(&new.queue, &old.queue);
-            if !client.inputs.iter().any(stays) {
-                self.store.detach(&old.queue, &client.mailbox);
-            }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What a connection leaves behind: its will, its session, what was in flight.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::client::{Client, Parked, Token};
+use super::plain::Subscriber;
 use super::{Hub, Now, Published, brief};
 use crate::mailbox::ATTACH;
+use crate::mqtt::Publish;
 use crate::mqtt::v5::{Place, Properties};
-use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::session::{Close, Session};
 
@@ -17,16 +19,29 @@ impl Hub {
         client.is_going = true;
         self.publish_will(&mut client, now);
         self.end_of_batch(&mut client);
-        let (in_flight, next_id) = session.park();
-        let mut in_flight = self.release(in_flight);
+        let left = session.park();
+        let mut in_flight = self.release(left.outbound.in_flight);
         in_flight.extend(client.resumed.iter().cloned());
         for input in &client.inputs {
-            self.store.detach(&input.queue, &client.mailbox);
+            self.store_of(&input.queue)
+                .detach(&input.queue, &client.mailbox);
         }
-        let mut parked = Parked { in_flight, next_id };
-        if !client.persistent {
-            parked.in_flight.clear();
+        let subscriber = client.plain.take().map(|side| side.subscriber);
+        if let Some(subscriber) = &subscriber {
+            self.leave_space(subscriber, &client);
         }
+        let parked = if client.persistent {
+            // What was in memory is gone.
+            in_flight.retain(|(_, _, place)| !place.is_live());
+            Parked {
+                in_flight,
+                next_id: left.outbound.next_id,
+                released: left.outbound.released,
+                unreleased: left.unreleased,
+            }
+        } else {
+            Parked::default()
+        };
         let id = client.identity.as_str();
         let labels = [("id", &*client.label)];
         self.metrics
@@ -40,6 +55,7 @@ impl Hub {
         };
         slot.current = None;
         slot.parked = parked;
+        slot.subscriber = subscriber.filter(|_| client.persistent);
         let ended = !client.persistent && slot.subscriptions.take().is_some();
         slot.recorded &= !ended;
         let waiting = slot.waiting.clone();
@@ -57,17 +73,34 @@ impl Hub {
         }
     }
 
-    /// Publishes the will as telemetry with `MessageType=Will` (facts §1.2).
+    /// The connection of a session in the plain topic space is gone: what is not kept for it goes.
+    fn leave_space(&self, subscriber: &Arc<Subscriber>, client: &Client) {
+        subscriber.set_connected(false);
+        if client.persistent {
+            let messages = self.space.live().clear(&subscriber.live) as u64;
+            self.dropped("not_connected", "unknown", "")
+                .increment(messages);
+        } else {
+            self.end_subscriber(subscriber, &client.subscriptions);
+        }
+    }
+
+    /// Publishes the will; under `devices/` as telemetry with `MessageType=Will` (facts §1.2).
     fn publish_will(&self, client: &mut Client, now: Now) {
         let Some(will) = client.will.take() else {
             return;
         };
-        let topic = will.topic.strip_suffix('/').unwrap_or(&will.topic);
-        let separator = if topic.ends_with("/events") { '/' } else { '&' };
-        let topic = format!("{topic}{separator}MessageType=Will");
+        let topic = if will.topic.starts_with("devices/") {
+            let topic = will.topic.strip_suffix('/').unwrap_or(&will.topic);
+            let separator = if topic.ends_with("/events") { '/' } else { '&' };
+            format!("{topic}{separator}MessageType=Will")
+        } else {
+            will.topic.clone()
+        };
+        // It needs no answer, so that no packet id is looked at.
         let publish = Publish {
             dup: false,
-            qos: QoS::AtMostOnce,
+            qos: will.qos,
             retain: will.retain,
             topic: &topic,
             packet_id: None,

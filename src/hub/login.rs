@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::client::{Client, Scratch, Token, Will};
+use super::outgoing::PlainSide;
 use super::{Hub, Now, Slot, brief};
+use crate::identity::rules::{Action, Decision};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
 use crate::limits::TOPIC_BYTES_MAX;
@@ -127,6 +129,7 @@ impl Hub {
         let will = connect.will.as_ref().map(|will| Will {
             topic: will.topic.to_owned(),
             payload: Bytes::copy_from_slice(will.payload),
+            qos: will.qos,
             retain: will.retain,
             properties: Bytes::copy_from_slice(will_properties.as_bytes()),
         });
@@ -160,10 +163,8 @@ impl Hub {
                     let text = "an empty client id needs a clean session".to_owned();
                     return Err((Code::IdentifierRejected, "client_id_mismatch", text));
                 }
-                login.identity = self.anonymous(connect.client_id);
-                // There is nothing to keep for them, and no end to their names.
-                (login.clean, login.persistent) = (true, false);
-                return Ok(login);
+                login.identity = self.anonymous(connect.client_id, now);
+                return self.check_connect(login);
             }
             None => Identity::parse(connect.client_id).ok_or_else(|| {
                 let text = "no user name, and the client id names no identity".to_owned();
@@ -185,7 +186,21 @@ impl Hub {
         login.identity = authenticated.identity().clone();
         login.expires_unix = authenticated.expires_at();
         login.credentials = Some(credentials);
-        Ok(login)
+        self.check_connect(login)
+    }
+
+    /// Rules may keep out whom nothing else does.
+    fn check_connect(
+        &self,
+        login: Login,
+    ) -> Result<Login, (ConnectReturnCode, &'static str, String)> {
+        match self.decide(&login.identity, Action::Connect) {
+            Decision::Allowed | Decision::NoRule => Ok(login),
+            Decision::Denied => {
+                let code = ConnectReturnCode::NotAuthorized;
+                Err((code, "denied_by_rule", DENIED.to_owned()))
+            }
+        }
     }
 
     fn authenticate(
@@ -206,16 +221,17 @@ impl Hub {
     /// # Errors
     /// Why the connection must be closed.
     pub fn recheck(&self, client: &mut Client, now: Now) -> Result<(), Close> {
-        let Some(credentials) = &client.credentials else {
-            return Ok(());
-        };
-        match self.authenticate(credentials, now) {
-            Ok(authenticated) => {
-                client.expires_unix = authenticated.expires_at();
-                Ok(())
-            }
-            Err(denied) => Err(Close::Revoked(denied.to_string())),
+        if let Some(credentials) = &client.credentials {
+            let authenticated = self
+                .authenticate(credentials, now)
+                .map_err(|denied| Close::Revoked(denied.to_string()))?;
+            client.expires_unix = authenticated.expires_at();
         }
+        if self.decide(&client.identity, Action::Connect) == Decision::Denied {
+            return Err(Close::Revoked(DENIED.to_owned()));
+        }
+        self.cut_subscriptions(client);
+        Ok(())
     }
 
     /// Gives the client its place, if it is free. Otherwise the connection that has it is told to
@@ -252,15 +268,25 @@ impl Hub {
         let parked = std::mem::take(&mut slot.parked);
         let goes_on = login.persistent && !login.clean;
         let ended = !goes_on && slot.subscriptions.is_some();
-        let subscriptions = if goes_on {
+        let former = if goes_on {
             slot.subscriptions.clone()
         } else {
             slot.recorded = false;
-            slot.subscriptions.take().filter(|_| !login.clean)
+            slot.subscriptions.take()
         };
+        let subscriber = slot.subscriber.take();
         drop(slot);
-        let subscriptions = subscriptions.unwrap_or_default();
-        let mut client = self.new_client(login, mailbox, subscriptions);
+        let former = former.unwrap_or_default();
+        let (subscriptions, plain) = if login.clean {
+            if let Some(subscriber) = &subscriber {
+                self.end_subscriber(subscriber, &former);
+            }
+            (Vec::new(), None)
+        } else {
+            let plain = subscriber.map(|subscriber| PlainSide::of(subscriber, &former));
+            (former, plain)
+        };
+        let mut client = self.new_client(login, mailbox, subscriptions, plain);
         if ended {
             self.journal.record(login.identity.as_str(), None, mailbox);
         }
@@ -269,20 +295,10 @@ impl Hub {
             self.keep_subscriptions(&client);
         }
         self.refresh_inputs(&mut client);
-        let packet_bytes_max = self.limits().max_message_bytes + TOPIC_BYTES_MAX;
-        let welcome = Welcome {
-            session_present: present,
-            keep_alive_seconds: login.keep_alive_seconds,
-            is_kept: login.persistent,
-            assigned_client_id: login.identity.module_id().filter(|_| login.is_assigned),
-            packet_bytes_max: u32::try_from(packet_bytes_max)
-                .ok()
-                .and_then(NonZeroU32::new),
-        };
-        session.accept(now.ms, &welcome);
+        session.accept(now.ms, &self.welcome(login, present));
         session.handle_kept(self.store.kept());
         if !login.clean {
-            session.continue_ids(parked.next_id);
+            session.resume(parked.next_id, parked.released, parked.unreleased);
             client.resumed = parked.in_flight;
         }
         self.metrics
@@ -294,6 +310,19 @@ impl Hub {
         let id = login.identity.as_str();
         tracing::info!(id, session_present = present, "client connected");
         Attached::In(Box::new(client))
+    }
+
+    fn welcome<'a>(&self, login: &'a Login, session_present: bool) -> Welcome<'a> {
+        let packet_bytes_max = self.limits().max_message_bytes + TOPIC_BYTES_MAX;
+        Welcome {
+            session_present,
+            keep_alive_seconds: login.keep_alive_seconds,
+            is_kept: login.persistent,
+            assigned_client_id: login.identity.module_id().filter(|_| login.is_assigned),
+            packet_bytes_max: u32::try_from(packet_bytes_max)
+                .ok()
+                .and_then(NonZeroU32::new),
+        }
     }
 
     /// A connection that waited for its place has gone before it got it.
@@ -367,7 +396,13 @@ impl Hub {
     /// An identity as a metric label: those that are known, and `unknown`.
     pub(super) fn id_label<'a>(&self, identity: &'a Identity) -> &'a str {
         let known = self.registry.load().get(identity).is_some();
-        if known { identity.as_str() } else { "unknown" }
+        if known {
+            identity.as_str()
+        } else if identity.is_plain() {
+            identity.device_id()
+        } else {
+            "unknown"
+        }
     }
 
     fn new_client(
@@ -375,7 +410,11 @@ impl Hub {
         login: &Login,
         mailbox: &Arc<Mailbox>,
         subscriptions: Vec<Subscription>,
+        plain: Option<PlainSide>,
     ) -> Client {
+        if let Some(side) = &plain {
+            side.subscriber.set_connected(true);
+        }
         let label = self.id_label(&login.identity);
         let summary = |name| Runs::new(self.metrics.summary(name, &[("id", label)]));
         let client = Client {
@@ -389,6 +428,9 @@ impl Hub {
             is_hub: login.is_hub,
             will: login.will.clone(),
             subscriptions,
+            plain,
+            matched: None,
+            plain_output: None,
             subscribed: false,
             routing: self.routing(),
             inputs: Vec::new(),
@@ -414,15 +456,13 @@ impl Hub {
         client
     }
 
-    fn anonymous(&self, client_id: &str) -> Identity {
+    /// Whoever shows nothing is known by its client id, or by one that was not there before.
+    fn anonymous(&self, client_id: &str, now: Now) -> Identity {
+        if !client_id.is_empty() {
+            return Identity::plain(ANONYMOUS, client_id);
+        }
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
-        let generated = format!("#{number}");
-        let id = if client_id.is_empty() {
-            &generated
-        } else {
-            client_id
-        };
-        Identity::module("{{anonymous}}", id)
+        Identity::plain(ANONYMOUS, &format!("#{:x}-{number}", now.wall_ms))
     }
 
     pub(super) fn count_connected(&self) {
@@ -433,6 +473,10 @@ impl Hub {
     }
 }
 
+/// Why a client may not connect that could.
+const DENIED: &str = "an authorization rule denies mqtt:connect";
+/// What clients without credentials are.
+const ANONYMOUS: &str = "anonymous";
 /// Refused publishes remembered per identity.
 const REFUSED_MAX: usize = 16;
 

@@ -14,10 +14,15 @@ mod inbound;
 mod leave;
 mod log_budget;
 mod login;
+mod outgoing;
+mod plain;
 mod publish;
+mod refused;
 mod requests;
 mod routing;
+mod rules;
 mod status;
+mod subscribe;
 mod suspicion;
 mod uplink;
 mod ways;
@@ -33,7 +38,8 @@ pub use client::{Client, Token};
 pub use inbound::Descending;
 pub use log_budget::brief;
 pub use login::{Attached, Login, LoginRefused, Peer};
-pub use publish::{Published, Refused};
+pub use publish::Published;
+pub use refused::Refused;
 pub use routing::Routing;
 pub use status::LinkStatus;
 pub use uplink::Uplink;
@@ -41,6 +47,7 @@ pub use ways::{Dialect, Forwarding, Inbound};
 
 use crate::identity::Identity;
 use crate::identity::registry::{self, Registry};
+use crate::identity::rules::Rules;
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, RECHECK, ROUTES};
 use crate::manifest::Manifest;
@@ -100,6 +107,8 @@ struct Slot {
     waiting: Option<Arc<Mailbox>>,
     since_unix: u64,
     subscriptions: Option<Vec<Subscription>>,
+    /// Who it is in the plain topic space, if it has subscribed there.
+    subscriber: Option<Arc<plain::Subscriber>>,
     /// Whether the journal has these subscriptions.
     recorded: bool,
     parked: client::Parked,
@@ -125,6 +134,9 @@ pub struct Hub {
     refused_files: Mutex<BTreeMap<&'static str, Vec<String>>>,
     log_budget: log_budget::LogBudget,
     store: Arc<Store>,
+    space: plain::Space,
+    rules: ArcSwap<Rules>,
+    statements: Mutex<rules::Statements>,
     journal: Journal,
     ways: ways::Ways,
     /// How the links to the cloud stand, by identity.
@@ -149,20 +161,13 @@ impl Hub {
             purged_messages,
         } = durable;
         let slots = DashMap::with_shard_amount(16);
-        for (identity, subscriptions) in sessions {
-            if let Some(identity) = Identity::parse(&identity) {
-                let slot = Slot {
-                    subscriptions: Some(subscriptions),
-                    recorded: true,
-                    ..Slot::default()
-                };
-                slots.insert(identity, slot);
-            }
-        }
         let hub = Self {
             ways: ways::Ways::kept(&store),
             links: Mutex::default(),
             store,
+            space: plain::Space::new(),
+            rules: ArcSwap::default(),
+            statements: Mutex::default(),
             device_id: settings.device_id.clone(),
             settings: ArcSwap::from_pointee(settings),
             registry: ArcSwap::from_pointee(registry),
@@ -179,6 +184,19 @@ impl Hub {
             journal,
             metrics,
         };
+        for (identity, subscriptions) in sessions {
+            if let Some(identity) = Identity::read(&identity) {
+                let slot = Slot {
+                    subscriber: hub
+                        .plain_side(&identity, &subscriptions, true)
+                        .map(|side| side.subscriber),
+                    subscriptions: Some(subscriptions),
+                    recorded: true,
+                    ..Slot::default()
+                };
+                hub.slots.insert(identity, slot);
+            }
+        }
         for (reason, messages) in [("damaged", lost_messages), ("purged", purged_messages)] {
             if messages > 0 {
                 hub.dropped(reason, "unknown", "").increment(messages);
@@ -268,6 +286,7 @@ impl Hub {
         manifest: &Manifest,
         problems: Vec<String>,
     ) -> RouteDiff {
+        self.set_manifest_authorization(manifest.authorizations.clone());
         let (routing, diff) = Routing::new(table, manifest, problems, &self.routing(), &self.store);
         self.swap_routing(routing);
         diff
@@ -303,6 +322,7 @@ impl Hub {
     pub fn sweep(&self, now: Now) {
         let mut losses = Vec::new();
         self.store.sweep((now.ms, now.wall_ms), &mut losses);
+        self.space.live().sweep((now.ms, now.ms), &mut losses);
         lose(self, &mut losses);
         let syncs = self.metrics.summary(observe::STORE_SYNC_DURATION, &[]);
         for micros in self.store.take_sync_samples() {

@@ -1,18 +1,22 @@
 //! The way of a message through the house: authorize → accept → route → append → deliver.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::client::{Client, Held, Output, ParsedTopic};
-use super::ways::{Grounded, TOO_LARGE_FOR_CLOUD};
+use super::plain::is_shallow;
+use super::refused::Refused;
+use super::ways::Grounded;
 use super::{Hub, Now, beside, lose};
 use crate::identity::policy::{self, Forbidden, Permit};
-use crate::iothub::bag::{self, BagError};
-use crate::iothub::topics::{Incoming, MalformedTopic};
+use crate::identity::rules::Action;
+use crate::iothub::bag;
+use crate::iothub::topics::Incoming;
 use crate::message::{Message, Origin, Properties, Source, SystemProperty};
-use crate::mqtt::v5::{self, ReasonCode};
+use crate::mqtt::v5;
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::routes::{View, explain};
@@ -45,85 +49,6 @@ pub enum Published {
     Refused(Refused),
 }
 
-/// Why a publish was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Not allowed.
-    #[error("{0}")]
-    Forbidden(#[from] Forbidden),
-    /// The property bag does not read.
-    #[error("property bag: {0}")]
-    Bag(#[from] BagError),
-    /// What was sent beside the topic is no message's property.
-    #[error("properties: {0}")]
-    Properties(BagError),
-    /// A topic of the dialect that does not read.
-    #[error("{0}")]
-    Topic(#[from] MalformedTopic),
-    /// The message is larger than `limits.max_message_bytes`.
-    #[error("message of {bytes} bytes, over max_message_bytes = {max}")]
-    TooLarge {
-        /// Body and properties.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// The message has no other way than up, and the cloud does not take one so large.
-    #[error("message of {bytes} bytes, and the cloud takes at most {max}")]
-    TooLargeForCloud {
-        /// Body and properties.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// The properties, escaped as receivers get them in their topic, are too long for a topic.
-    #[error("properties of {bytes} bytes in a receiver's topic, which takes at most {max}")]
-    BagTooLong {
-        /// The property bag.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// The topic is longer than `limits.max_topic_bytes`.
-    #[error("topic of {bytes} bytes, over max_topic_bytes = {max}")]
-    TopicTooLong {
-        /// The topic.
-        bytes: usize,
-        /// The limit.
-        max: usize,
-    },
-}
-
-impl Refused {
-    /// A short stable word for metrics.
-    #[must_use]
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Forbidden(forbidden) => forbidden.reason(),
-            Self::Bag(_) | Self::Properties(_) => "bad_property_bag",
-            Self::BagTooLong { .. } => "properties_too_long",
-            Self::Topic(_) => "bad_topic",
-            Self::TooLarge { .. } => "too_large",
-            Self::TooLargeForCloud { .. } => TOO_LARGE_FOR_CLOUD,
-            Self::TopicTooLong { .. } => "topic_too_long",
-        }
-    }
-
-    /// What PUBACK says of it (MQTT 5 §3.4.2.1).
-    #[must_use]
-    pub fn reason_code(&self) -> ReasonCode {
-        match self {
-            Self::Forbidden(_) => ReasonCode::NotAuthorized,
-            Self::Properties(_) => ReasonCode::ImplementationSpecific,
-            Self::Bag(_) | Self::Topic(_) => ReasonCode::TopicNameInvalid,
-            Self::TooLarge { .. }
-            | Self::TooLargeForCloud { .. }
-            | Self::BagTooLong { .. }
-            | Self::TopicTooLong { .. } => ReasonCode::QuotaExceeded,
-        }
-    }
-}
-
 impl Published {
     const DONE: Self = Self::Accepted {
         seq: 0,
@@ -154,6 +79,10 @@ impl Hub {
     ) -> Result<Published, Refused> {
         let publish = came.0;
         if let Some(held) = client.held.take() {
+            return Ok(self.append(client, publish, held, now));
+        }
+        if is_plain(publish.topic) {
+            let held = self.publish_plain(client, came, now)?;
             return Ok(self.append(client, publish, held, now));
         }
         if client.routing.generation != self.generation() {
@@ -196,7 +125,7 @@ impl Hub {
             });
         }
         if client.credentials.is_none() {
-            return Err(Forbidden::PlainTopics.into());
+            return Err(Forbidden::Reserved.into());
         }
         let incoming = Incoming::read(publish.topic);
         if let Incoming::MalformedDevices(reason) = incoming {
@@ -320,6 +249,8 @@ impl Hub {
             output: Arc::clone(&parsed.output),
             targets: 0,
             copies: std::mem::take(&mut client.scratch.copies),
+            live: Vec::new(),
+            shared: VecDeque::new(),
             grounded: None,
         }))
     }
@@ -404,54 +335,56 @@ impl Hub {
         tracing::debug!(from, source, why, "no route took a message");
     }
 
+    /// The topic is one of the plain space: whoever may gets it to those who have subscribed.
+    fn publish_plain(
+        &self,
+        client: &mut Client,
+        came: Came<'_>,
+        now: Now,
+    ) -> Result<Held, Refused> {
+        let topic = came.0.topic;
+        let max = self.limits().max_topic_bytes;
+        if topic.len() > max || !is_shallow(topic) {
+            let bytes = topic.len();
+            return Err(Refused::TopicTooLong { bytes, max });
+        }
+        if topic.starts_with('$') {
+            return Err(Forbidden::Reserved.into());
+        }
+        self.may(client, Action::Publish(topic))?;
+        self.accept_plain(client, came, now)
+    }
+
     /// Appends to all queues or to none, and counts what nobody gets.
     fn append(
         &self,
         client: &mut Client,
         publish: &Publish<'_>,
-        held: Held,
+        mut held: Held,
         now: Now,
     ) -> Published {
-        let Client {
-            scratch, mailbox, ..
-        } = client;
-        let output = &held.output;
         // A client of MQTT 5 is told at once instead of waiting (`DESIGN` §4), unless there will be
         // room in a moment.
         let is_patient =
             publish.qos != QoS::AtMostOnce && (!client.is_v5 || self.store.drops_oldest());
         let mut seq = 0;
+        while let Some((message, copy)) = held.shared.front() {
+            let copies = std::slice::from_ref(copy);
+            match self.append_to(client, (message, copies), is_patient, now) {
+                Ok(appended) => seq = seq.max(appended),
+                Err(full) => return full_for(client, publish, held, (is_patient, &full)),
+            }
+            held.shared.pop_front();
+        }
         if !held.copies.is_empty() {
-            let append = Append {
-                message: &held.message,
-                copies: &held.copies,
-                waiter: mailbox,
-                is_patient,
-                is_last: client.is_going,
-                now_ms: now.ms,
-            };
-            let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
-            let appended = self.store.append(&append, idle, losses);
-            lose(self, losses);
-            match appended {
-                Ok(appended) => {
-                    client.appended_seq = appended;
-                    seq = appended;
-                }
-                // The writer needs a moment only: nothing is dropped for that.
-                Err(full) if is_patient || full.place == store::Place::Writer => {
-                    client.held = Some(held);
-                    return Published::HeldBack;
-                }
-                Err(_) => {
-                    output.queue_full.increment(1);
-                    return match publish.qos {
-                        QoS::AtMostOnce => Published::DONE,
-                        QoS::AtLeastOnce | QoS::ExactlyOnce => Published::Full,
-                    };
-                }
+            match self.append_to(client, (&held.message, &held.copies), is_patient, now) {
+                Ok(appended) => seq = seq.max(appended),
+                Err(full) => return full_for(client, publish, held, (is_patient, &full)),
             }
         }
+        self.append_live(client, &held, now);
+        let Client { scratch, .. } = client;
+        let output = &held.output;
         output.received.increment(1);
         if held.targets == 0 {
             output.no_route.increment(1);
@@ -467,6 +400,40 @@ impl Hub {
             seq,
             is_unrouted: held.targets == 0,
         }
+    }
+
+    /// Appends to the queues of one store; returns the seq to wait for.
+    fn append_to(
+        &self,
+        client: &mut Client,
+        (message, copies): (&Arc<Message>, &[Copy]),
+        is_patient: bool,
+        now: Now,
+    ) -> Result<u64, store::Full> {
+        let Some(first) = copies.first() else {
+            return Ok(0);
+        };
+        let Client {
+            scratch, mailbox, ..
+        } = client;
+        let append = Append {
+            message,
+            copies,
+            waiter: mailbox,
+            is_patient,
+            is_last: client.is_going,
+            now_ms: now.ms,
+        };
+        let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
+        let appended = self.store_of(&first.queue).append(&append, idle, losses);
+        lose(self, losses);
+        let is_live = first.queue.endpoint().is_live();
+        let seq = appended?;
+        if is_live {
+            return Ok(0);
+        }
+        client.appended_seq = seq;
+        Ok(seq)
     }
 
     /// Ends a batch of publishes: has it written, wakes the receivers, records the samples.
@@ -491,6 +458,30 @@ impl Hub {
     pub fn kept(&self) -> u64 {
         self.store.kept()
     }
+}
+
+/// What becomes of a message for which there was no room.
+fn full_for(
+    client: &mut Client,
+    publish: &Publish<'_>,
+    held: Held,
+    (is_patient, full): (bool, &store::Full),
+) -> Published {
+    // The writer needs a moment only: nothing is dropped for that.
+    if is_patient || full.place == store::Place::Writer {
+        client.held = Some(held);
+        return Published::HeldBack;
+    }
+    held.output.queue_full.increment(1);
+    match publish.qos {
+        QoS::AtMostOnce => Published::DONE,
+        QoS::AtLeastOnce | QoS::ExactlyOnce => Published::Full,
+    }
+}
+
+/// Whether a topic is none of the dialect's.
+fn is_plain(topic: &str) -> bool {
+    !topic.starts_with("devices/") && !topic.starts_with("$iothub/")
 }
 
 /// Whether the topic was parsed already; DUP and RETAIN become properties, so they count too.

@@ -83,7 +83,7 @@ impl Routing {
             .endpoints()
             .iter()
             .map(|endpoint| match endpoint {
-                Endpoint::Upstream | Endpoint::Cloud { .. } => None,
+                Endpoint::Upstream | Endpoint::Cloud { .. } | Endpoint::Session { .. } => None,
                 Endpoint::Input { .. } => Some(store.queue(endpoint)),
             })
             .collect();

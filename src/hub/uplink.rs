@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::address::address;
-use super::client::{Place, Scratch, Sent, Token};
+use super::client::{Place, Resumed, Scratch, Sent, Token};
 use super::deliver::token;
 use super::suspicion::{Suspicion, hold_ms};
 use super::ways::{Forwarding, Way};
@@ -37,7 +37,7 @@ pub struct Uplink {
     /// Some queue is left alone, or was and has not passed since.
     has_held: bool,
     /// In flight on the connection before, to be sent again before anything else.
-    resumed: VecDeque<(PacketId, Place)>,
+    resumed: VecDeque<Resumed>,
     sent: Vec<Sent>,
     process: Runs,
     pub(super) scratch: Scratch,
@@ -346,7 +346,7 @@ impl Hub {
     /// Sends one message of the connection before again, under its old id; false if it has to be
     /// read from disk first.
     fn send_again(&self, uplink: &mut Uplink, upward: &mut Upward<Token>, now: Now) -> bool {
-        let Some((packet_id, place)) = uplink.resumed.front() else {
+        let Some((packet_id, _, place)) = uplink.resumed.front() else {
             return false;
         };
         let (packet_id, at) = (*packet_id, (place.priority, place.seq));
@@ -383,18 +383,24 @@ impl Hub {
             self.give_up(token);
             return;
         }
-        let out = Outgoing {
-            topic_prefix: &uplink.topic,
-            topic_suffix: &uplink.suffix,
-            payload: &message.payload,
-        };
+        let out = Outgoing::new(&uplink.topic, &uplink.suffix, &message.payload);
         let qos = if uplink.forwarding.acknowledged {
             QoS::AtLeastOnce
         } else {
             QoS::AtMostOnce
         };
         match packet_id {
-            Some(packet_id) => upward.redeliver(&out, InFlight { packet_id, token }),
+            Some(packet_id) => {
+                let qos = QoS::AtLeastOnce;
+                upward.redeliver(
+                    &out,
+                    InFlight {
+                        packet_id,
+                        qos,
+                        token,
+                    },
+                );
+            }
             None => {
                 if let Some(token) = upward.deliver(now.ms, qos, &out, token) {
                     self.forwarded(uplink, token, now);
@@ -443,7 +449,7 @@ fn release_held(uplink: &mut Uplink, place: &Place) {
 /// Leaves the queue of a message alone for a while, so that others pass.
 fn hold(uplink: &mut Uplink, place: &Place, now: Now) {
     let is_it = |queue: &Arc<Queue>| Arc::ptr_eq(queue, &place.queue);
-    uplink.resumed.retain(|(_, other)| !is_it(&other.queue));
+    uplink.resumed.retain(|(_, _, other)| !is_it(&other.queue));
     let mut sources = uplink.sources.iter_mut();
     let Some(source) = sources.find(|source| is_it(&source.queue)) else {
         return;

@@ -60,6 +60,43 @@ impl Identity {
         }
     }
 
+    /// One that is in no registry: a client of the plain topic space, of such a kind, by the id
+    /// that it chose, which may be any text.
+    #[must_use]
+    pub fn plain(kind: &str, client_id: &str) -> Self {
+        Self::module(&format!("{{{{{kind}}}}}"), client_id)
+    }
+
+    /// Whether it is in no registry, as those of [`Identity::plain`].
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.text.starts_with("{{")
+    }
+
+    /// What rules call it: [`rules::Who::name`].
+    #[must_use]
+    pub fn rule_name(&self) -> &str {
+        let kind = self.device_id();
+        match kind
+            .strip_prefix("{{")
+            .and_then(|kind| kind.strip_suffix("}}"))
+        {
+            None => self.as_str(),
+            Some("anonymous") => kind,
+            Some(named) => named,
+        }
+    }
+
+    /// Reads what [`Identity::as_str`] gave, whether it is in the registry's form or not.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        if text.starts_with("{{") {
+            let (kind, client_id) = text.split_once('/')?;
+            return Some(Self::module(kind, client_id));
+        }
+        Self::parse(text)
+    }
+
     /// The device id.
     #[must_use]
     pub fn device_id(&self) -> &str {

@@ -79,8 +79,8 @@ pub enum Forbidden {
     /// A filter whose wildcard would reach into spaces of other identities (`DESIGN` §5).
     #[error("the filter's wildcard reaches beyond the connection's own topics")]
     Wildcard,
-    /// A topic of the plain MQTT space.
-    #[error("plain topics are not available in this version")]
+    /// A topic of the plain MQTT space, which rules have to allow ([`super::rules`]).
+    #[error("no authorization rule allows it")]
     PlainTopics,
 }
 
@@ -223,10 +223,7 @@ mod tests {
         let permit = authorize_publish(&who, Publication::IotHub).unwrap();
         assert_eq!(permit.permitted(), Permitted::IotHub);
         let refused = authorize_publish(&who, Publication::Plain).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "plain topics are not available in this version"
-        );
+        assert_eq!(refused.to_string(), "no authorization rule allows it");
         let refused = authorize_publish(&who, Publication::Reserved);
         assert_eq!(refused, Err(Forbidden::Reserved));
     }

@@ -18,6 +18,13 @@ pub enum Endpoint {
         /// Those that came while the link was up, where they do not wait behind a backlog.
         live: bool,
     },
+    /// What waits for the session of one client in the plain topic space.
+    Session {
+        /// Whose session it is.
+        client: Identity,
+        /// It is in memory, and ends with the connection.
+        live: bool,
+    },
     /// An input of a module of this device.
     Input {
         /// The receiving module.
@@ -30,11 +37,19 @@ pub enum Endpoint {
 impl Endpoint {
     const UPSTREAM: &'static str = "$upstream";
     const UPSTREAM_LIVE: &'static str = "$upstream-live";
+    const SESSION: &'static str = "$session";
+    const SESSION_LIVE: &'static str = "$session-live";
 
     /// Whether it is the cloud's, or one sender's part of it.
     #[must_use]
     pub fn is_upward(&self) -> bool {
         matches!(self, Self::Upstream | Self::Cloud { .. })
+    }
+
+    /// Whether what waits is in memory only.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Session { live: true, .. })
     }
 
     /// Reads what [`fmt::Display`] writes.
@@ -48,6 +63,11 @@ impl Endpoint {
             let sender = Identity::parse(input)?;
             let live = module == Self::UPSTREAM_LIVE;
             return Some(Self::Cloud { sender, live });
+        }
+        if module == Self::SESSION || module == Self::SESSION_LIVE {
+            let client = Identity::read(input)?;
+            let live = module == Self::SESSION_LIVE;
+            return Some(Self::Session { client, live });
         }
         Some(Self::Input {
             module: module.into(),
@@ -67,6 +87,14 @@ impl fmt::Display for Endpoint {
                     Self::UPSTREAM
                 };
                 write!(f, "{way}/{sender}")
+            }
+            Self::Session { client, live } => {
+                let space = if *live {
+                    Self::SESSION_LIVE
+                } else {
+                    Self::SESSION
+                };
+                write!(f, "{space}/{client}")
             }
             Self::Input { module, input } => write!(f, "{module}/{input}"),
         }
@@ -132,6 +160,20 @@ mod tests {
                     live: false,
                 },
                 "$upstream/edge-1/sensor",
+            ),
+            (
+                Endpoint::Session {
+                    client: Identity::module("{{anonymous}}", "a/b c"),
+                    live: false,
+                },
+                "$session/{{anonymous}}/a/b c",
+            ),
+            (
+                Endpoint::Session {
+                    client: sender.clone(),
+                    live: true,
+                },
+                "$session-live/edge-1/sensor",
             ),
             (
                 Endpoint::Cloud { sender, live: true },

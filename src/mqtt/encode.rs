@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::topic::{self, TopicError};
 
 use super::packet::{ConnAck, Connect, ConnectReturnCode, PacketId, Publish, QoS, SubAckCode};
-use super::v5::{Place, Properties, list_bytes, put_list};
+use super::v5::{Place, Properties, checked_list_bytes, put_list};
 use super::{FromClient, FromServer, Malformed, REMAINING_LENGTH_MAX};
 
 /// Why a packet cannot be written. Nothing was written.
@@ -167,7 +167,7 @@ pub fn encode_publish_head(out: &mut BytesMut, head: PublishParts<'_>) -> Result
     }
     let mut head_bytes = 2 + topic_bytes + if head.packet_id.is_some() { 2 } else { 0 };
     if let Some(properties) = head.properties {
-        head_bytes += list_bytes(properties, Place::ServerPublish)?;
+        head_bytes += checked_list_bytes(properties, Place::ServerPublish)?;
     }
     let remaining = Remaining::new(head.payload_len.saturating_add(head_bytes))?;
     let first = 0x30 | u8::from(head.dup) << 3 | (head.qos as u8) << 1 | u8::from(head.retain);

@@ -212,7 +212,7 @@ impl fmt::Display for Route {
         f.write_str(" INTO ")?;
         match self.endpoint {
             Endpoint::Upstream | Endpoint::Cloud { .. } => f.write_str("$upstream"),
-            Endpoint::Input { .. } => {
+            Endpoint::Input { .. } | Endpoint::Session { .. } => {
                 f.write_str("BrokeredEndpoint(")?;
                 print_text(f, &self.sink)?;
                 f.write_str(")")

@@ -162,6 +162,7 @@ impl Running {
         let durable = durable::open(&config, clock)?;
         let settings = settings(&config);
         let hub = Hub::new(settings, read.registry, durable, metrics);
+        hub.set_authorization(config.authorization.clone());
         hub.set_routes(table, &manifest, route_problems(&diagnostics));
         let hub = Arc::new(hub);
         let start = |settings| Forwarder::start(settings, &hub, clock);

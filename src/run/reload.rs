@@ -101,6 +101,7 @@ impl Running {
             return self.refused("config", &path, &[error]);
         }
         self.hub.configure(settings(&config));
+        self.hub.set_authorization(config.authorization.clone());
         let files_moved = config.manifest != self.config.manifest
             || config.identities != self.config.identities
             || config.tls != self.config.tls;

@@ -30,12 +30,6 @@ pub enum Close {
     /// Nothing was received for one and a half times the keep-alive (MQTT-3.1.2-24).
     #[error("nothing received for one and a half times the keep-alive")]
     KeepAlive,
-    /// QoS 2 is not spoken yet.
-    #[error("PUBLISH with QoS 2, which this version does not speak")]
-    QosNotAvailable,
-    /// PUBREC, PUBREL or PUBCOMP without a QoS 2 message.
-    #[error("an acknowledgement that belongs to no QoS 2 message")]
-    UnexpectedAck,
     /// What CONNACK said is not available here, asked for all the same (MQTT 5 §3.2.2.3).
     #[error("the client uses what the hub said it has not: {what}")]
     NotAvailable {
@@ -83,14 +77,10 @@ impl Close {
             Self::Io(_) => "io",
             Self::Decode(DecodeError::TooLarge { .. }) => "packet_too_large",
             Self::Decode(_) => "malformed",
-            Self::NotConnected
-            | Self::SecondConnect
-            | Self::UnexpectedAck
-            | Self::ProtocolError(_) => "protocol",
+            Self::NotConnected | Self::SecondConnect | Self::ProtocolError(_) => "protocol",
             Self::NotAvailable { .. } => "not_available",
             Self::ConnectTimeout => "connect_timeout",
             Self::KeepAlive => "keep_alive",
-            Self::QosNotAvailable => "qos_not_available",
             Self::LoginRefused(_) => "login_refused",
             Self::PublishRefused(_) => "publish_refused",
             Self::PublishStalled => "publish_stalled",
@@ -111,14 +101,12 @@ impl Close {
                 return None;
             }
             Self::Decode(error) => error.reason_code(),
-            Self::NotConnected
-            | Self::SecondConnect
-            | Self::UnexpectedAck
-            | Self::ProtocolError(_) => Reason::ProtocolError,
+            Self::NotConnected | Self::SecondConnect | Self::ProtocolError(_) => {
+                Reason::ProtocolError
+            }
             Self::NotAvailable { reason, .. } => *reason,
             Self::ConnectTimeout | Self::Evicted => Reason::ServerBusy,
             Self::KeepAlive => Reason::KeepAliveTimeout,
-            Self::QosNotAvailable => Reason::QosNotSupported,
             Self::PublishRefused(_) | Self::Revoked(_) => Reason::NotAuthorized,
             Self::PublishStalled => Reason::QuotaExceeded,
             Self::AckStalled => Reason::ImplementationSpecific,

@@ -1,11 +1,14 @@
 //! What a session does differently for a client of MQTT 5.
 
-use super::{Close, Event, Outgoing, Phase, Refusal, Session, Welcome};
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+use super::{Close, Event, Granted, Outgoing, Phase, Refusal, Session, Welcome};
 use crate::mqtt::v5::{
     self, Ack, Answers, ConnAck, FromClient, FromServer, Notice, Place, Properties, Property,
     ReasonCode, ReasonCodes, encode_properties,
 };
-use crate::mqtt::{Connect, PacketId, Publish, QoS, SubAckCode, Unsubscribe, Will};
+use crate::mqtt::{Connect, PacketId, Publish, QoS, Unsubscribe, Will};
 
 /// What a client of MQTT 5 said in CONNECT, as far as the session acts on it (§3.1.2.11).
 #[derive(Debug)]
@@ -14,7 +17,14 @@ pub(super) struct Five {
     session_expiry: u32,
     /// The largest packet it takes, in bytes.
     packet_bytes_max: u32,
+    /// The topics that its aliases stand for (§3.3.2.3.4).
+    topics: BTreeMap<NonZeroU16, String>,
 }
+
+/// Topic aliases of one client.
+const ALIASES_MAX: u16 = 10;
+/// Longest topic with an alias, in bytes: what aliases cost is this times [`ALIASES_MAX`].
+const ALIASED_BYTES_MAX: usize = 8 * 1024;
 
 const NONE: Properties<'static> = Properties::EMPTY;
 
@@ -41,8 +51,8 @@ impl<T> Session<T> {
         };
         let topic = 2 + out.topic_prefix.len() + out.topic_suffix.len();
         let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
-        // An empty list of properties has its length.
-        let remaining = topic + packet_id + 1 + out.payload.len();
+        let properties = v5::list_bytes(out.properties);
+        let remaining = topic + packet_id + properties + out.payload.len();
         v5::packet_bytes(remaining) <= five.packet_bytes_max as usize
     }
 
@@ -76,6 +86,7 @@ impl<T> Session<T> {
         let mut five = Five {
             session_expiry: 0,
             packet_bytes_max: u32::MAX,
+            topics: BTreeMap::new(),
         };
         let mut refusal = None;
         for property in connect.properties.iter() {
@@ -99,9 +110,6 @@ impl<T> Session<T> {
             qos: will.qos,
             retain: will.retain,
         });
-        if will.is_some_and(|will| will.qos == QoS::ExactlyOnce) {
-            refusal = Some((ReasonCode::QosNotSupported, "the will has QoS 2"));
-        }
         if let Some((reason, text)) = refusal {
             let close = Close::LoginRefused(text.to_owned());
             self.phase = Phase::Refusing {
@@ -128,34 +136,24 @@ impl<T> Session<T> {
         packet: FromClient<'a>,
     ) -> Result<Event<'a, T>, Close> {
         match packet {
-            FromClient::Publish(publish) => publication(publish),
-            FromClient::PubAck(ack) => Ok(self.handle_puback(now_ms, ack.packet_id)),
-            FromClient::PubRec(_) | FromClient::PubRel(_) | FromClient::PubComp(_) => {
-                Err(Close::UnexpectedAck)
+            FromClient::Publish(publish) => self.publish_v5(publish),
+            FromClient::PubAck(ack) => self.handle_puback(now_ms, ack.packet_id),
+            FromClient::PubRec(ack) => {
+                self.handle_pubrec(now_ms, ack.packet_id, ack.reason.is_failure())
             }
-            FromClient::Subscribe(subscribe) => {
-                let is_id = |one| matches!(one, Property::SubscriptionId(_)).then_some(());
-                if subscribe.properties.find(is_id).is_some() {
-                    return Err(not_available(
-                        "subscription identifiers",
-                        ReasonCode::SubscriptionIdsNotSupported,
-                    ));
-                }
-                let mut filters = Vec::new();
-                for (filter, options) in subscribe.filters.iter() {
-                    if filter.starts_with("$share/") {
-                        return Err(not_available(
-                            "shared subscriptions",
-                            ReasonCode::SharedSubscriptionsNotSupported,
-                        ));
-                    }
-                    filters.push((filter, options.qos));
-                }
-                Ok(Event::Subscribe {
-                    packet_id: subscribe.packet_id,
-                    filters,
-                })
+            FromClient::PubRel(ack) => {
+                self.handle_pubrel(ack.packet_id);
+                Ok(Event::None)
             }
+            FromClient::PubComp(ack) => self.handle_pubcomp(now_ms, ack.packet_id),
+            FromClient::Subscribe(subscribe) => Ok(Event::Subscribe {
+                packet_id: subscribe.packet_id,
+                filters: subscribe.filters.iter().collect(),
+                id: subscribe.properties.find(|property| match property {
+                    Property::SubscriptionId(id) => Some(id),
+                    _ => None,
+                }),
+            }),
             FromClient::Unsubscribe(unsubscribe) => Ok(Event::Unsubscribe(Unsubscribe {
                 packet_id: unsubscribe.packet_id,
                 filters: unsubscribe.filters,
@@ -168,6 +166,48 @@ impl<T> Session<T> {
             FromClient::Connect(_) => Err(Close::SecondConnect),
             FromClient::Auth(_) => Err(Close::ProtocolError("AUTH, and no method was agreed on")),
         }
+    }
+
+    /// Learns or looks up the topic that an alias stands for.
+    fn publish_v5<'a>(&mut self, publish: v5::Publish<'a>) -> Result<Event<'a, T>, Close> {
+        if let (Some(alias), Some(five)) = (publish.properties.topic_alias(), &mut self.five) {
+            let invalid = |what| Close::NotAvailable {
+                what,
+                reason: ReasonCode::TopicAliasInvalid,
+            };
+            if alias.get() > ALIASES_MAX {
+                return Err(invalid("a topic alias over the maximum"));
+            }
+            if publish.topic.is_empty() {
+                if !five.topics.contains_key(&alias) {
+                    return Err(Close::ProtocolError("a topic alias without a topic"));
+                }
+            } else if publish.topic.len() > ALIASED_BYTES_MAX {
+                return Err(invalid("an alias for a topic of so many bytes"));
+            } else {
+                five.topics.insert(alias, publish.topic.to_owned());
+            }
+        }
+        let v311 = Publish {
+            dup: publish.dup,
+            qos: publish.qos,
+            retain: publish.retain,
+            topic: publish.topic,
+            packet_id: publish.packet_id,
+            payload: publish.payload,
+        };
+        Ok(self.handle_publish(v311, publish.properties))
+    }
+
+    /// The topic of a publish that names it by its alias; empty where none is known.
+    #[must_use]
+    pub fn aliased_topic(&self, properties: Properties<'_>) -> &str {
+        let alias = properties.topic_alias();
+        let topics = self.five.as_ref().map(|five| &five.topics);
+        let topic = topics
+            .zip(alias)
+            .and_then(|(topics, alias)| topics.get(&alias));
+        topic.map_or("", String::as_str)
     }
 
     fn disconnect_v5<'a>(&mut self, notice: Notice<'_>) -> Result<Event<'a, T>, Close> {
@@ -189,7 +229,7 @@ impl<T> Session<T> {
         })
     }
 
-    /// CONNACK with what the hub has and has not (§3.2.2.3).
+    /// CONNACK with the hub's bounds (§3.2.2.3).
     pub(super) fn welcome_v5(&mut self, welcome: &Welcome<'_>) {
         let expiry = self.five.as_ref().map_or(0, |five| five.session_expiry);
         let told = match (welcome.is_kept, expiry) {
@@ -199,10 +239,8 @@ impl<T> Session<T> {
         };
         let assigned = welcome.assigned_client_id.map(Property::AssignedClientId);
         let limits = [
-            Some(Property::MaximumQos(QoS::AtLeastOnce)),
             welcome.packet_bytes_max.map(Property::MaximumPacketSize),
-            Some(Property::SubscriptionIdsAvailable(false)),
-            Some(Property::SharedSubscriptionAvailable(false)),
+            Some(Property::TopicAliasMaximum(ALIASES_MAX)),
         ];
         let properties = [told, assigned].into_iter().chain(limits).flatten();
         let mut bytes = bytes::BytesMut::new();
@@ -237,10 +275,26 @@ impl<T> Session<T> {
         }));
     }
 
-    pub(super) fn suback_v5(&mut self, packet_id: PacketId, codes: &[SubAckCode]) {
-        let reason = |code: &SubAckCode| match code {
-            SubAckCode::Granted(qos) => *qos as u8,
-            SubAckCode::Failure => ReasonCode::NotAuthorized.to_byte(),
+    pub(super) fn pubrec_v5(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.encode_v5(&FromServer::PubRec(Ack {
+            packet_id,
+            reason,
+            properties: NONE,
+        }));
+    }
+
+    pub(super) fn pubrel_v5(&mut self, packet_id: PacketId, known: bool) {
+        self.encode_v5(&FromServer::PubRel(released(packet_id, known)));
+    }
+
+    pub(super) fn pubcomp_v5(&mut self, packet_id: PacketId) {
+        self.encode_v5(&FromServer::PubComp(Ack::success(packet_id)));
+    }
+
+    pub(super) fn suback_v5(&mut self, packet_id: PacketId, codes: &[Granted]) {
+        let reason = |granted: &Granted| match granted {
+            Ok(qos) => *qos as u8,
+            Err(reason) => reason.to_byte(),
         };
         let bytes: Vec<u8> = codes.iter().map(reason).collect();
         if let Some(answers) = answers(packet_id, &bytes, Place::SubAck) {
@@ -294,25 +348,16 @@ impl<T> Session<T> {
     }
 }
 
-fn publication<'a, T>(publish: v5::Publish<'a>) -> Result<Event<'a, T>, Close> {
-    if publish.properties.topic_alias().is_some() {
-        return Err(not_available(
-            "topic aliases",
-            ReasonCode::TopicAliasInvalid,
-        ));
-    }
-    if publish.qos == QoS::ExactlyOnce {
-        return Err(Close::QosNotAvailable);
-    }
-    let v311 = Publish {
-        dup: publish.dup,
-        qos: publish.qos,
-        retain: publish.retain,
-        topic: publish.topic,
-        packet_id: publish.packet_id,
-        payload: publish.payload,
+fn released(packet_id: PacketId, known: bool) -> Ack<'static> {
+    let reason = match known {
+        true => ReasonCode::Success,
+        false => ReasonCode::PacketIdNotFound,
     };
-    Ok(Event::Publish(v311, publish.properties))
+    Ack {
+        packet_id,
+        reason,
+        properties: NONE,
+    }
 }
 
 fn answers(packet_id: PacketId, codes: &[u8], place: Place) -> Option<Answers<'_>> {
@@ -323,10 +368,6 @@ fn answers(packet_id: PacketId, codes: &[u8], place: Place) -> Option<Answers<'_
         properties: NONE,
         codes: codes.ok()?,
     })
-}
-
-fn not_available(what: &'static str, reason: ReasonCode) -> Close {
-    Close::NotAvailable { what, reason }
 }
 
 #[cfg(test)]

@@ -11,20 +11,22 @@
 mod close;
 mod five;
 mod output;
+mod receiver;
 mod sender;
 mod upward;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 
 pub use close::Close;
 pub use output::{Outgoing, Output};
-pub use sender::{InFlight, Sender};
+pub use sender::{InFlight, Outbound, Sender};
 pub use upward::{Above, Lost, Upward, UpwardTiming};
 
 use five::Five;
+use receiver::Receiver;
 
-use crate::mqtt::v5::{Properties, ReasonCode};
+use crate::mqtt::v5::{Properties, ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::mqtt::{
     self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish, QoS,
     SubAckCode, Unsubscribe,
@@ -60,8 +62,10 @@ pub enum Event<'a, T> {
     Subscribe {
         /// What the answer carries too.
         packet_id: PacketId,
-        /// At least one, each with the QoS asked for.
-        filters: Vec<(&'a str, QoS)>,
+        /// At least one, each with what is asked for.
+        filters: Vec<(&'a str, SubscriptionOptions)>,
+        /// What messages are to carry that are sent for them (MQTT 5 §3.8.2.1.2).
+        id: Option<NonZeroU32>,
     },
     /// Answer with [`Session::unsubscribed`].
     Unsubscribe(Unsubscribe<'a>),
@@ -113,9 +117,21 @@ enum Refusal {
     V5(ReasonCode),
 }
 
+/// What became of one filter of a SUBSCRIBE.
+pub type Granted = Result<QoS, ReasonCode>;
+
+/// What a connection leaves for the next one of its session.
+#[derive(Debug)]
+pub struct Remains<T> {
+    /// Of messages to the client.
+    pub outbound: Outbound<T>,
+    /// Packet ids of QoS 2 messages of the client that it has not released.
+    pub unreleased: BTreeSet<PacketId>,
+}
+
 #[derive(Debug)]
 enum Acknowledgement {
-    Sub(Vec<SubAckCode>),
+    Sub(Vec<Granted>),
     /// Which of the subscriptions there were.
     Unsub(Vec<bool>),
 }
@@ -137,11 +153,7 @@ pub struct Session<T> {
     held_back_ms: Option<u64>,
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
-    /// PUBACKs that wait for the disk, in the order of their messages (MQTT-4.6.0-2), and PINGRESPs
-    /// (`None`) behind them: a client that pings to learn how far the hub is gets a true answer.
-    unkept: VecDeque<(u64, Option<(PacketId, ReasonCode)>)>,
-    /// Everything up to this seq is kept.
-    kept_seq: u64,
+    receiver: Receiver,
     output: Output,
     /// Bytes of answers written since the output was last empty.
     answer_bytes: usize,
@@ -163,8 +175,7 @@ impl<T> Session<T> {
             held_back_ms: None,
             sender: Sender::new(timing.window),
             pending: VecDeque::new(),
-            unkept: VecDeque::new(),
-            kept_seq: 0,
+            receiver: Receiver::default(),
             output: Output::default(),
             answer_bytes: 0,
             five: None,
@@ -226,17 +237,22 @@ impl<T> Session<T> {
         packet: FromClient<'a>,
     ) -> Result<Event<'a, T>, Close> {
         match packet {
-            FromClient::Publish(publish) if publish.qos == QoS::ExactlyOnce => {
-                Err(Close::QosNotAvailable)
+            FromClient::Publish(publish) => Ok(self.handle_publish(publish, Properties::EMPTY)),
+            FromClient::PubAck(packet_id) => self.handle_puback(now_ms, packet_id),
+            FromClient::PubRec(packet_id) => self.handle_pubrec(now_ms, packet_id, false),
+            FromClient::PubRel(packet_id) => {
+                self.handle_pubrel(packet_id);
+                Ok(Event::None)
             }
-            FromClient::Publish(publish) => Ok(Event::Publish(publish, Properties::EMPTY)),
-            FromClient::PubAck(packet_id) => Ok(self.handle_puback(now_ms, packet_id)),
-            FromClient::PubRec(_) | FromClient::PubRel(_) | FromClient::PubComp(_) => {
-                Err(Close::UnexpectedAck)
-            }
+            FromClient::PubComp(packet_id) => self.handle_pubcomp(now_ms, packet_id),
             FromClient::Subscribe(subscribe) => Ok(Event::Subscribe {
                 packet_id: subscribe.packet_id,
-                filters: subscribe.filters.iter().collect(),
+                filters: subscribe
+                    .filters
+                    .iter()
+                    .map(|(filter, qos)| (filter, options(qos)))
+                    .collect(),
+                id: None,
             }),
             FromClient::Unsubscribe(unsubscribe) => Ok(Event::Unsubscribe(unsubscribe)),
             FromClient::PingReq => {
@@ -248,19 +264,6 @@ impl<T> Session<T> {
                 Ok(Event::Disconnect { voids_will: true })
             }
             FromClient::Connect(_) => Err(Close::SecondConnect),
-        }
-    }
-
-    fn handle_puback<'a>(&mut self, now_ms: u64, packet_id: PacketId) -> Event<'a, T> {
-        self.sender.hear(now_ms);
-        let token = self.sender.acknowledge(packet_id);
-        token.map_or(Event::None, Event::Delivered)
-    }
-
-    fn handle_ping(&mut self) {
-        match self.unkept.back() {
-            Some((seq, _)) => self.unkept.push_back((*seq, None)),
-            None => self.encode(&FromServer::PingResp),
         }
     }
 
@@ -289,48 +292,8 @@ impl<T> Session<T> {
         };
     }
 
-    /// Sends PUBACK once everything up to `seq` is kept, and behind those before it; 3.1.1 knows no
-    /// reason but success.
-    pub fn acknowledge(&mut self, packet_id: PacketId, seq: u64, reason: ReasonCode) {
-        if seq > self.kept_seq || !self.unkept.is_empty() {
-            self.unkept.push_back((seq, Some((packet_id, reason))));
-            return;
-        }
-        self.puback(packet_id, reason);
-    }
-
-    /// Everything up to `seq` is kept.
-    pub fn handle_kept(&mut self, seq: u64) {
-        self.kept_seq = self.kept_seq.max(seq);
-        while let Some((seq, packet_id)) = self.unkept.front().copied() {
-            if seq > self.kept_seq {
-                return;
-            }
-            self.unkept.pop_front();
-            match packet_id {
-                Some((packet_id, reason)) => self.puback(packet_id, reason),
-                None => self.encode(&FromServer::PingResp),
-            }
-        }
-    }
-
-    /// The oldest message whose PUBACK waits for the disk.
-    #[must_use]
-    pub fn unkept_seq(&self) -> Option<u64> {
-        self.unkept.front().map(|(seq, _)| *seq)
-    }
-
-    fn puback(&mut self, packet_id: PacketId, reason: ReasonCode) {
-        if self.is_v5() {
-            self.puback_v5(packet_id, reason);
-            return;
-        }
-        self.answer_bytes += PUBACK_BYTES;
-        mqtt::encode_puback(self.output.tail(), packet_id);
-    }
-
     /// Sends SUBACK once `version` is durable.
-    pub fn subscribed(&mut self, packet_id: PacketId, codes: Vec<SubAckCode>, version: u64) {
+    pub fn subscribed(&mut self, packet_id: PacketId, codes: Vec<Granted>, version: u64) {
         self.pending.push_back(PendingAck {
             version,
             packet_id,
@@ -349,6 +312,8 @@ impl<T> Session<T> {
 
     /// Everything up to `version` is on disk.
     pub fn handle_durable(&mut self, version: u64) {
+        self.receiver.durable(version);
+        self.answer();
         while self
             .pending
             .front()
@@ -366,7 +331,10 @@ impl<T> Session<T> {
                 }
                 Acknowledgement::Unsub(_) => self.encode(&FromServer::UnsubAck(ack.packet_id)),
                 Acknowledgement::Sub(codes) => {
-                    let codes = codes.iter().copied();
+                    let code = |granted: &Granted| {
+                        granted.map_or(SubAckCode::Failure, SubAckCode::Granted)
+                    };
+                    let codes = codes.iter().map(code);
                     let written = mqtt::encode_suback(self.output.tail(), ack.packet_id, codes);
                     debug_assert!(written.is_ok(), "as many codes as filters, never none");
                 }
@@ -380,14 +348,14 @@ impl<T> Session<T> {
         !self.pending.is_empty()
     }
 
-    /// How many more QoS 1 deliveries may be in flight.
+    /// How many more deliveries of QoS 1 and 2 may be in flight.
     #[must_use]
     pub fn room(&self) -> usize {
         self.sender.room()
     }
 
-    /// Sends a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
-    /// straight back.
+    /// Sends a message; it is in flight until acknowledged, but with QoS 0 the token comes straight
+    /// back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
         let at = (now_ms, qos);
         self.sender.deliver(&mut self.output, at, out, token)
@@ -399,9 +367,20 @@ impl<T> Session<T> {
         self.sender.redeliver(&mut self.output, out, in_flight);
     }
 
-    /// Goes on with the packet ids of the previous connection.
-    pub fn continue_ids(&mut self, next_id: u16) {
+    /// Goes on where the previous connection of the session ended: with its packet ids, and with
+    /// the QoS 2 messages of which one side has to hear yet (MQTT 5 §4.4).
+    pub fn resume(
+        &mut self,
+        next_id: u16,
+        released: BTreeSet<PacketId>,
+        unreleased: BTreeSet<PacketId>,
+    ) {
         self.sender.continue_ids(next_id);
+        for packet_id in &released {
+            self.pubrel(*packet_id, true);
+        }
+        self.sender.release(released);
+        self.receiver.resume(unreleased);
     }
 
     /// A publish found no room: no packets and no keep-alive until [`Session::go_on`].
@@ -467,10 +446,13 @@ impl<T> Session<T> {
         }
     }
 
-    /// The connection is gone: what was in flight, and the packet id to go on with.
+    /// The connection is gone: what is left for the next one.
     #[must_use]
-    pub fn park(self) -> (VecDeque<InFlight<T>>, u16) {
-        self.sender.park()
+    pub fn park(self) -> Remains<T> {
+        Remains {
+            outbound: self.sender.park(),
+            unreleased: self.receiver.park(),
+        }
     }
 
     fn keep_alive_at(&self) -> Option<u64> {
@@ -493,6 +475,16 @@ impl<T> Session<T> {
         self.answer_bytes += PUBACK_BYTES;
         let written = mqtt::encode_from_server(packet, self.output.tail());
         debug_assert!(written.is_ok(), "{packet:?}: {written:?}");
+    }
+}
+
+/// What MQTT 3.1.1 has for options.
+fn options(qos: QoS) -> SubscriptionOptions {
+    SubscriptionOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
     }
 }
 

@@ -21,6 +21,24 @@ pub struct Outgoing<'a> {
     pub topic_suffix: &'a [u8],
     /// The body.
     pub payload: &'a Bytes,
+    /// Whether RETAIN is set.
+    pub retain: bool,
+    /// Sent to clients of MQTT 5 only.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A message without RETAIN and properties.
+    #[must_use]
+    pub fn new(topic_prefix: &'a [u8], topic_suffix: &'a [u8], payload: &'a Bytes) -> Self {
+        Self {
+            topic_prefix,
+            topic_suffix,
+            payload,
+            retain: false,
+            properties: Properties::EMPTY,
+        }
+    }
 }
 
 /// A write queue: packets are encoded into one buffer, large payloads are chained in between.
@@ -44,16 +62,21 @@ impl Output {
         &mut self.tail
     }
 
-    /// Adds a PUBLISH, with QoS 1 where it has a packet id.
-    pub fn publish(&mut self, out: &Outgoing<'_>, packet_id: Option<PacketId>, dup: bool) {
+    /// Adds a PUBLISH; there is a packet id unless the QoS is 0.
+    pub fn publish(
+        &mut self,
+        out: &Outgoing<'_>,
+        (qos, packet_id): (QoS, Option<PacketId>),
+        dup: bool,
+    ) {
         let head = PublishParts {
             dup,
-            qos: packet_id.map_or(QoS::AtMostOnce, |_| QoS::AtLeastOnce),
-            retain: false,
+            qos,
+            retain: out.retain,
             topic_prefix: out.topic_prefix,
             topic_suffix: out.topic_suffix,
             packet_id,
-            properties: self.is_v5.then_some(Properties::EMPTY),
+            properties: self.is_v5.then_some(out.properties),
             payload_len: out.payload.len(),
         };
         match mqtt::encode_publish_head(&mut self.tail, head) {

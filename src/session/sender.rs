@@ -1,18 +1,42 @@
 //! The specification's Sender half: packet ids, the in-flight window, redelivery
 //! (MQTT 3.1.1 §2.3.1, §4.3, §4.4, §4.6).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Outgoing, Output};
 use crate::mqtt::{PacketId, QoS};
 
-/// A QoS 1 message that was sent and not yet acknowledged.
+/// A message of QoS 1 or 2 that was sent and not yet acknowledged.
 #[derive(Debug)]
 pub struct InFlight<T> {
     /// Its packet id, kept when it is sent again.
     pub packet_id: PacketId,
+    /// 1 or 2.
+    pub qos: QoS,
     /// What the hub needs to know it by.
     pub token: T,
+}
+
+/// What a peer says of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// QoS 1: it has it.
+    Acknowledged,
+    /// QoS 2: it has it.
+    Received,
+    /// QoS 2: it is done with it.
+    Completed,
+}
+
+/// What a connection leaves of the messages that it sent.
+#[derive(Debug)]
+pub struct Outbound<T> {
+    /// Sent and not acknowledged, oldest first.
+    pub in_flight: VecDeque<InFlight<T>>,
+    /// Packet ids of QoS 2 messages that the peer has, and not their release.
+    pub released: BTreeSet<PacketId>,
+    /// The packet id to go on with.
+    pub next_id: u16,
 }
 
 /// The messages in flight to one peer, oldest first.
@@ -20,6 +44,8 @@ pub struct InFlight<T> {
 pub struct Sender<T> {
     window: usize,
     in_flight: VecDeque<InFlight<T>>,
+    /// Packet ids of QoS 2 messages that the peer has, until PUBCOMP (MQTT 5 §4.3.3).
+    released: BTreeSet<PacketId>,
     next_id: u16,
     /// How many ids from `next_id` on are known to be free.
     free_ids: u16,
@@ -34,6 +60,7 @@ impl<T> Sender<T> {
         Self {
             window: usize::from(window.max(1)),
             in_flight: VecDeque::new(),
+            released: BTreeSet::new(),
             next_id: 1,
             free_ids: u16::MAX,
             acknowledged_ms: 0,
@@ -45,8 +72,8 @@ impl<T> Sender<T> {
         self.window = self.window.min(usize::from(window.max(1)));
     }
 
-    /// Writes a message; with QoS 1 it is in flight until acknowledged, with QoS 0 the token comes
-    /// straight back.
+    /// Writes a message; it is in flight until acknowledged, but with QoS 0 the token comes back at
+    /// once.
     pub fn deliver(
         &mut self,
         output: &mut Output,
@@ -55,21 +82,21 @@ impl<T> Sender<T> {
         token: T,
     ) -> Option<T> {
         if qos == QoS::AtMostOnce {
-            output.publish(out, None, false);
+            output.publish(out, (qos, None), false);
             return Some(token);
         }
         if self.is_empty() {
             self.acknowledged_ms = now_ms;
         }
-        let packet_id = self.send(token);
-        output.publish(out, Some(packet_id), false);
+        let packet_id = self.send(qos, token);
+        output.publish(out, (qos, Some(packet_id)), false);
         None
     }
 
     /// Writes a message of the previous connection again, DUP set and under its old packet id
     /// (MQTT 3.1.1 §4.4).
     pub fn redeliver(&mut self, output: &mut Output, out: &Outgoing<'_>, in_flight: InFlight<T>) {
-        output.publish(out, Some(in_flight.packet_id), true);
+        output.publish(out, (in_flight.qos, Some(in_flight.packet_id)), true);
         self.resume(in_flight);
     }
 
@@ -93,19 +120,24 @@ impl<T> Sender<T> {
     /// How many more messages may be sent now.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.window.saturating_sub(self.in_flight.len())
+        let used = self.in_flight.len() + self.released.len();
+        self.window.saturating_sub(used)
     }
 
     /// Whether nothing waits for an acknowledgement.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.in_flight.is_empty()
+        self.in_flight.is_empty() && self.released.is_empty()
     }
 
     /// Takes a packet id that is not in use for a new message.
-    pub fn send(&mut self, token: T) -> PacketId {
+    pub fn send(&mut self, qos: QoS, token: T) -> PacketId {
         let packet_id = self.free_id();
-        self.in_flight.push_back(InFlight { packet_id, token });
+        self.in_flight.push_back(InFlight {
+            packet_id,
+            qos,
+            token,
+        });
         packet_id
     }
 
@@ -120,19 +152,67 @@ impl<T> Sender<T> {
         self.free_ids = 0;
     }
 
-    /// The client acknowledged a message; `None` where the id is not in flight.
+    /// The peer acknowledged a message of QoS 1; `None` where none with this id is in flight.
     pub fn acknowledge(&mut self, packet_id: PacketId) -> Option<T> {
-        let at = self
-            .in_flight
-            .iter()
-            .position(|flight| flight.packet_id == packet_id)?;
+        self.land(packet_id, QoS::AtLeastOnce)
+    }
+
+    /// The peer has a message of QoS 2, or with `failed` refuses it; `None` where none with this id
+    /// is in flight.
+    pub fn received(&mut self, packet_id: PacketId, failed: bool) -> Option<T> {
+        let token = self.land(packet_id, QoS::ExactlyOnce)?;
+        if !failed {
+            self.released.insert(packet_id);
+        }
+        Some(token)
+    }
+
+    /// Whether a message of QoS 2 waits for PUBCOMP.
+    #[must_use]
+    pub fn is_released(&self, packet_id: PacketId) -> bool {
+        self.released.contains(&packet_id)
+    }
+
+    /// The peer is done with a message of QoS 2.
+    pub fn complete(&mut self, packet_id: PacketId) {
+        self.released.remove(&packet_id);
+    }
+
+    /// Whether an acknowledgement is one that this message cannot get: it is in flight with another
+    /// QoS, or beyond that step (MQTT 5 §4.3).
+    #[must_use]
+    pub fn contradicts(&self, packet_id: PacketId, step: Step) -> bool {
+        if self.released.contains(&packet_id) {
+            return step == Step::Acknowledged;
+        }
+        let mut in_flight = self.in_flight.iter();
+        let flight = in_flight.find(|flight| flight.packet_id == packet_id);
+        flight.is_some_and(|flight| match flight.qos {
+            QoS::ExactlyOnce => step != Step::Received,
+            QoS::AtMostOnce | QoS::AtLeastOnce => step != Step::Acknowledged,
+        })
+    }
+
+    fn land(&mut self, packet_id: PacketId, qos: QoS) -> Option<T> {
+        let is_it = |flight: &InFlight<T>| flight.packet_id == packet_id && flight.qos == qos;
+        let at = self.in_flight.iter().position(is_it)?;
         self.in_flight.remove(at).map(|flight| flight.token)
     }
 
-    /// What is in flight, oldest first, and the id to go on with.
+    /// What is left for the next connection.
     #[must_use]
-    pub fn park(self) -> (VecDeque<InFlight<T>>, u16) {
-        (self.in_flight, self.next_id)
+    pub fn park(self) -> Outbound<T> {
+        Outbound {
+            in_flight: self.in_flight,
+            released: self.released,
+            next_id: self.next_id,
+        }
+    }
+
+    /// Goes on with what the peer has of the previous connection.
+    pub fn release(&mut self, released: BTreeSet<PacketId>) {
+        self.released = released;
+        self.free_ids = 0;
     }
 
     /// Goes on with the ids of the previous connection.
@@ -161,10 +241,11 @@ impl<T> Sender<T> {
     /// Ids from `next_id` up to the nearest one in use, going round past 65,535.
     fn distance_to_used(&self) -> u16 {
         let all = u16::MAX;
-        self.in_flight
-            .iter()
-            .map(|flight| {
-                let id = flight.packet_id.get();
+        let in_flight = self.in_flight.iter().map(|flight| flight.packet_id);
+        in_flight
+            .chain(self.released.iter().copied())
+            .map(|packet_id| {
+                let id = packet_id.get();
                 if id >= self.next_id {
                     id - self.next_id
                 } else {
@@ -183,11 +264,11 @@ mod tests {
     #[test]
     fn ids_go_round_and_skip_those_in_use() {
         let mut sender = Sender::new(10);
-        let stuck = sender.send("stuck");
+        let stuck = sender.send(QoS::AtLeastOnce, "stuck");
         assert_eq!(stuck.get(), 1);
         let mut seen = 0_u32;
         for _ in 0..200_000 {
-            let id = sender.send("quick");
+            let id = sender.send(QoS::AtLeastOnce, "quick");
             assert_ne!(id, stuck);
             assert_eq!(sender.acknowledge(id), Some("quick"));
             seen += 1;
@@ -200,17 +281,37 @@ mod tests {
     #[test]
     fn resumed_messages_keep_their_ids_and_count_in_the_window() {
         let mut first = Sender::new(3);
-        let ids: Vec<_> = (0..2).map(|n| first.send(n)).collect();
-        let (in_flight, next_id) = first.park();
+        let ids: Vec<_> = (0..2).map(|n| first.send(QoS::AtLeastOnce, n)).collect();
+        let left = first.park();
         let mut second = Sender::new(3);
-        for flight in in_flight {
+        for flight in left.in_flight {
             second.resume(flight);
         }
-        second.continue_ids(next_id);
+        second.continue_ids(left.next_id);
         assert_eq!(second.room(), 1);
-        assert!(!ids.contains(&second.send(9)));
+        assert!(!ids.contains(&second.send(QoS::AtLeastOnce, 9)));
         assert_eq!(second.acknowledge(ids[1]), Some(1));
         assert_eq!(second.acknowledge(ids[0]), Some(0));
+    }
+
+    #[test]
+    fn an_id_of_qos_2_is_in_use_until_it_is_complete() {
+        let mut sender = Sender::new(2);
+        let first = sender.send(QoS::ExactlyOnce, "first");
+        assert_eq!(sender.acknowledge(first), None);
+        assert_eq!(sender.received(first, false), Some("first"));
+        assert_eq!(sender.received(first, false), None);
+        assert!(sender.is_released(first) && !sender.is_empty());
+        assert_eq!(sender.room(), 1);
+        sender.continue_ids(first.get());
+        let second = sender.send(QoS::AtLeastOnce, "second");
+        assert_ne!(second, first);
+        assert_eq!(sender.received(second, false), None);
+        sender.complete(first);
+        assert_eq!(sender.room(), 1);
+        let third = sender.send(QoS::ExactlyOnce, "third");
+        assert_eq!(sender.received(third, true), Some("third"));
+        assert!(!sender.is_released(third));
     }
 
     #[test]
@@ -220,11 +321,14 @@ mod tests {
             let packet_id = PacketId::new(id).unwrap();
             sender.resume(InFlight {
                 packet_id,
+                qos: QoS::AtLeastOnce,
                 token: id,
             });
         }
         sender.continue_ids(65_535);
-        let ids: Vec<_> = (0..3).map(|_| sender.send(0).get()).collect();
+        let ids: Vec<_> = (0..3)
+            .map(|_| sender.send(QoS::AtLeastOnce, 0).get())
+            .collect();
         assert_eq!(ids, [2, 4, 5]);
     }
 }

@@ -306,7 +306,8 @@ impl<T> Upward<T> {
     /// The connection is gone: what was in flight, and the packet id to go on with.
     #[must_use]
     pub fn park(self) -> (VecDeque<InFlight<T>>, u16) {
-        self.sender.park()
+        let left = self.sender.park();
+        (left.in_flight, left.next_id)
     }
 
     fn ping_at(&self) -> u64 {
@@ -369,11 +370,8 @@ mod tests {
     }
 
     fn send(upward: &mut Upward<u32>, now_ms: u64, token: u32) {
-        let out = Outgoing {
-            topic_prefix: b"a/",
-            topic_suffix: b"b",
-            payload: &Bytes::from_static(b"body"),
-        };
+        let body = Bytes::from_static(b"body");
+        let out = Outgoing::new(b"a/", b"b", &body);
         let done = upward.deliver(now_ms, QoS::AtLeastOnce, &out, token);
         assert_eq!(done, None);
     }

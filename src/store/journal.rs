@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::state::State;
 use super::state::read::Values;
 use crate::mailbox::Mailbox;
+use crate::mqtt::QoS;
 use crate::store::disk::Disk;
 
 const PREFIX: &str = "session/";
@@ -20,8 +21,64 @@ const PREFIX: &str = "session/";
 pub struct Subscription {
     /// The topic filter.
     pub filter: String,
-    /// The granted QoS, 0 or 1.
+    /// The granted QoS, 0 to 2.
     pub qos: u8,
+    /// Nothing that the client published itself (MQTT 5 §3.8.3.1).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_local: bool,
+    /// RETAIN stays as it was published (MQTT 5 §3.8.3.1).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retain_as_published: bool,
+    /// The identifier that messages carry, or 0 (MQTT 5 §3.8.2.1.2).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub id: u32,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Subscription {
+    /// One without options.
+    #[must_use]
+    pub fn new(filter: &str, qos: QoS) -> Self {
+        Self {
+            filter: filter.to_owned(),
+            qos: qos as u8,
+            no_local: false,
+            retain_as_published: false,
+            id: 0,
+        }
+    }
+
+    /// Whether it is one of the plain topic space.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let of_dialect = ["$iothub/", "devices/"];
+        !of_dialect
+            .iter()
+            .any(|start| self.filter.starts_with(start))
+    }
+
+    /// The granted QoS.
+    #[must_use]
+    pub fn granted(&self) -> QoS {
+        match self.qos {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        }
+    }
+
+    /// Name and filter, where it is a shared one (MQTT 5 §4.8.2).
+    #[must_use]
+    pub fn share(&self) -> Option<(&str, &str)> {
+        self.filter.strip_prefix("$share/")?.split_once('/')
+    }
 }
 
 /// Keeps sessions. Dropping it writes what waits.
@@ -143,10 +200,7 @@ mod tests {
     }
 
     fn subscription(filter: &str) -> Subscription {
-        Subscription {
-            filter: filter.to_owned(),
-            qos: 1,
-        }
+        Subscription::new(filter, QoS::AtLeastOnce)
     }
 
     #[test]

@@ -312,15 +312,21 @@ impl Store {
         let Some(queue) = self.queues().into_iter().find(|q| q.endpoint() == endpoint) else {
             return 0;
         };
+        let messages = self.clear(&queue);
+        let loss = Loss::unread(LossReason::Purged, (0, 0), messages);
+        self.lose(&queue, vec![loss]);
+        messages
+    }
+
+    /// As [`Store::purge`], and the caller counts them.
+    pub fn clear(&self, queue: &Arc<Queue>) -> usize {
         let mut state = queue.lock();
         let before = state.bytes;
         let messages = state.purge(&self.cache);
         let freed = before - state.bytes;
-        self.note_cursor(&queue, &mut state);
+        self.note_cursor(queue, &mut state);
         drop(state);
-        self.free(&queue, freed);
-        let loss = Loss::unread(LossReason::Purged, (0, 0), messages);
-        self.lose(&queue, vec![loss]);
+        self.free(queue, freed);
         messages
     }
 }

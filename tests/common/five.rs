@@ -1,5 +1,6 @@
 //! A client of MQTT 5 that sends what it is told and says what it gets.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
@@ -22,12 +23,19 @@ pub enum Got {
         properties: Vec<String>,
     },
     PubAck(u16, ReasonCode),
+    PubRec(u16, ReasonCode),
+    PubRel(u16),
+    PubComp(u16),
     SubAck(Vec<ReasonCode>),
+    UnsubAck(Vec<ReasonCode>),
     Publish {
         topic: String,
         packet_id: Option<u16>,
+        qos: QoS,
         dup: bool,
+        retain: bool,
         payload: Vec<u8>,
+        properties: Vec<String>,
     },
     Disconnect(ReasonCode),
     Closed,
@@ -38,6 +46,8 @@ pub struct Five {
     socket: TcpStream,
     input: BytesMut,
     next_id: u16,
+    /// Came before what was waited for.
+    held: VecDeque<Got>,
 }
 
 /// Properties for a packet.
@@ -56,6 +66,7 @@ impl Five {
             socket,
             input: BytesMut::new(),
             next_id: 1,
+            held: VecDeque::new(),
         }
     }
 
@@ -88,6 +99,29 @@ impl Five {
         (five, connack)
     }
 
+    /// Connects without credentials; also the CONNACK.
+    pub async fn anonymous(
+        hub: &Hub,
+        client_id: &str,
+        clean_start: bool,
+        properties: &[Property<'_>],
+    ) -> (Self, Got) {
+        let mut five = Self::open(hub.tcp()).await;
+        let properties = list(Place::Connect, properties);
+        five.send(&FromClient::Connect(Connect {
+            clean_start,
+            keep_alive_seconds: 60,
+            properties: Properties::parse(&properties, Place::Connect).unwrap(),
+            client_id,
+            will: None,
+            username: None,
+            password: None,
+        }))
+        .await;
+        let connack = five.receive().await;
+        (five, connack)
+    }
+
     pub async fn send(&mut self, packet: &FromClient<'_>) {
         let mut out = BytesMut::new();
         v5::encode_from_client(packet, &mut out).unwrap();
@@ -96,6 +130,13 @@ impl Five {
 
     /// The next packet.
     pub async fn receive(&mut self) -> Got {
+        match self.held.pop_front() {
+            Some(held) => held,
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Got {
         loop {
             let read = v5::decode_from_server(&self.input, 1 << 24).unwrap();
             if let Some((packet, length)) = read {
@@ -137,14 +178,48 @@ impl Five {
         }
     }
 
+    /// Sends a message, and waits for nothing.
+    pub async fn publish_as(
+        &mut self,
+        topic: &str,
+        (qos, retain, dup): (QoS, bool, bool),
+        payload: &[u8],
+        properties: &[Property<'_>],
+    ) {
+        let properties = list(Place::ClientPublish, properties);
+        let packet_id = (qos != QoS::AtMostOnce).then(|| PacketId::new(self.next_id).unwrap());
+        self.next_id += u16::from(packet_id.is_some());
+        self.send(&FromClient::Publish(Publish {
+            dup,
+            qos,
+            retain,
+            topic,
+            packet_id,
+            properties: Properties::parse(&properties, Place::ClientPublish).unwrap(),
+            payload,
+        }))
+        .await;
+    }
+
     /// Subscribes to one filter with QoS 1.
     pub async fn subscribe(&mut self, filter: &str) -> ReasonCode {
+        self.subscribe_as(filter, 1, &[]).await
+    }
+
+    /// Subscribes to one filter with an options byte.
+    pub async fn subscribe_as(
+        &mut self,
+        filter: &str,
+        options: u8,
+        properties: &[Property<'_>],
+    ) -> ReasonCode {
         let mut bytes = Vec::from((filter.len() as u16).to_be_bytes());
         bytes.extend(filter.as_bytes());
-        bytes.push(1);
+        bytes.push(options);
+        let properties = list(Place::Subscribe, properties);
         self.send(&FromClient::Subscribe(Subscribe {
             packet_id: PacketId::new(60_000).unwrap(),
-            properties: Properties::EMPTY,
+            properties: Properties::parse(&properties, Place::Subscribe).unwrap(),
             filters: SubscribeFilters::parse(&bytes).unwrap(),
         }))
         .await;
@@ -160,6 +235,7 @@ impl Five {
         let Got::Publish {
             topic,
             packet_id,
+            qos,
             payload,
             ..
         } = got
@@ -167,9 +243,29 @@ impl Five {
             panic!("{got:?} instead of a message");
         };
         if let Some(id) = packet_id.and_then(PacketId::new) {
-            self.send(&FromClient::PubAck(Ack::success(id))).await;
+            let answer = match qos {
+                QoS::ExactlyOnce => FromClient::PubRec(Ack::success(id)),
+                _ => FromClient::PubAck(Ack::success(id)),
+            };
+            self.send(&answer).await;
+            if qos == QoS::ExactlyOnce {
+                self.wait_for(&Got::PubRel(id.get())).await;
+                self.send(&FromClient::PubComp(Ack::success(id))).await;
+            }
         }
         (topic, payload)
+    }
+
+    /// Waits for a packet, and keeps messages that come before it.
+    async fn wait_for(&mut self, wanted: &Got) {
+        loop {
+            let got = self.read().await;
+            if got == *wanted {
+                return;
+            }
+            assert!(matches!(got, Got::Publish { .. }), "{got:?}");
+            self.held.push_back(got);
+        }
     }
 
     /// Takes leave, and waits for the server to close.
@@ -184,25 +280,33 @@ impl Five {
     }
 }
 
+fn words(properties: Properties<'_>) -> Vec<String> {
+    let words = properties.iter().map(|property| format!("{property:?}"));
+    words.collect()
+}
+
 fn got(packet: &FromServer<'_>) -> Got {
     match packet {
         FromServer::ConnAck(connack) => Got::ConnAck {
             session_present: connack.session_present,
             reason: connack.reason,
-            properties: connack
-                .properties
-                .iter()
-                .map(|property| format!("{property:?}"))
-                .collect(),
+            properties: words(connack.properties),
         },
         FromServer::PubAck(ack) => Got::PubAck(ack.packet_id.get(), ack.reason),
         FromServer::SubAck(answers) => Got::SubAck(answers.codes.iter().collect()),
         FromServer::Publish(publish) => Got::Publish {
             topic: publish.topic.to_owned(),
             packet_id: publish.packet_id.map(PacketId::get),
+            qos: publish.qos,
             dup: publish.dup,
+            retain: publish.retain,
             payload: publish.payload.to_vec(),
+            properties: words(publish.properties),
         },
+        FromServer::PubRec(ack) => Got::PubRec(ack.packet_id.get(), ack.reason),
+        FromServer::PubRel(ack) => Got::PubRel(ack.packet_id.get()),
+        FromServer::PubComp(ack) => Got::PubComp(ack.packet_id.get()),
+        FromServer::UnsubAck(answers) => Got::UnsubAck(answers.codes.iter().collect()),
         FromServer::Disconnect(notice) => Got::Disconnect(notice.reason),
         other => panic!("{other:?}"),
     }

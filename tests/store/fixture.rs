@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use edgehub::mailbox::Mailbox;
+use edgehub::mqtt::QoS;
 use edgehub::store::disk::{Disk, RealDisk};
 use edgehub::store::journal::{Journal, Subscription};
 
@@ -75,9 +76,9 @@ fn endpoints(number: u64) -> Vec<usize> {
 
 /// The sessions that are kept.
 pub fn sessions() -> BTreeMap<String, Vec<Subscription>> {
-    let subscription = |filter: &str, qos| Subscription {
-        filter: filter.to_owned(),
-        qos,
+    let subscription = |filter: &str, qos: u8| {
+        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce][usize::from(qos)];
+        Subscription::new(filter, qos)
     };
     let input = "devices/edge-1/modules/camera/inputs/#";
     BTreeMap::from([

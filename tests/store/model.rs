@@ -66,6 +66,9 @@ pub struct Pair {
     asleep: [bool; ENDPOINTS],
     /// Senders that wait for room in a queue, and were not called since.
     held: [bool; ENDPOINTS],
+    /// Senders that found no room in a queue, or at the end in the store, and whether they were
+    /// called since.
+    lines: [BTreeMap<usize, bool>; ENDPOINTS + 1],
     purged: u64,
     /// Lanes of which something was given up in a way that no cursor says.
     ghosts: BTreeSet<LaneKey>,
@@ -95,6 +98,7 @@ impl Pair {
             in_flight: BTreeMap::new(),
             asleep: [false; ENDPOINTS],
             held: [false; ENDPOINTS],
+            lines: Default::default(),
             purged: 0,
             ghosts: BTreeSet::new(),
             done: Done::default(),
@@ -190,6 +194,10 @@ impl Pair {
             Op::Forget { at } => {
                 self.reconnect(at);
                 self.queues[at] = None;
+                // An empty one that nobody holds is gone, and who waited there with it.
+                self.lines[at]
+                    .values_mut()
+                    .for_each(|called| *called = true);
             }
             Op::Limit { messages, bytes } => {
                 self.bounds.endpoint_max_messages = messages;
@@ -232,21 +240,40 @@ impl Pair {
             expires_ms,
         };
         let expected = self.expected_refusal(targets, known.bytes());
+        let (may_wait, must_wait) = match is_patient {
+            true => (Vec::new(), false),
+            false => self.lines_before(targets),
+        };
         let result = self.try_append(targets, lane, &known, ttl_ms, is_patient);
+        if let Err(full) = &result
+            && may_wait.contains(&full.place)
+        {
+            self.done.refused += 1;
+            return;
+        }
+        assert!(result.is_err() || !must_wait, "it went before others");
         if let Err(full) = result {
             // Where the oldest are dropped, there has to be nothing more to drop.
             let expected =
                 expected.or_else(|| self.has_nothing_to_drop(&full.place, targets, &known));
             assert_eq!(Some(&full.place), expected.as_ref());
-            if is_patient && let Place::Queue(own) = &full.place {
-                let at = targets.iter().find(|at| endpoint(**at) == *own).unwrap();
-                self.held[targets[0]] = *at == targets[0];
+            if is_patient {
+                let is_it = |at: &&usize| full.place == Place::Queue(endpoint(**at));
+                let at = targets.iter().find(is_it).copied().unwrap_or(ENDPOINTS);
+                if at < ENDPOINTS {
+                    self.held[targets[0]] = at == targets[0];
+                }
+                self.lines[at].insert(targets[0], false);
             }
             self.done.refused += 1;
             return;
         }
         assert_eq!(expected, None);
         let seq = result.unwrap();
+        if !is_patient {
+            // It was let in, so nobody waits.
+            targets.iter().for_each(|at| self.lines[*at].clear());
+        }
         self.done.appended += 1;
         for at in targets {
             let own = self.waiting.entry((*at, lane)).or_default();
@@ -254,6 +281,20 @@ impl Pair {
             let newest = own.last_key_value().map(|(seq, _)| *seq);
             assert!(before.is_none() && newest == Some(seq), "seq {seq}");
         }
+    }
+
+    /// Where somebody may wait for room, so that one who does not wait is refused; whether somebody
+    /// certainly does, in the first place that could refuse.
+    fn lines_before(&self, targets: &[usize]) -> (Vec<Place>, bool) {
+        let queues = targets.iter().map(|at| (*at, Place::Queue(endpoint(*at))));
+        let store = (!self.is_on_disk()).then_some((ENDPOINTS, Place::Store));
+        let lines = queues
+            .chain(store)
+            .map(|(at, place)| (&self.lines[at], place));
+        let lines: Vec<_> = lines.filter(|(line, _)| !line.is_empty()).collect();
+        let is_sure = |line: &BTreeMap<usize, bool>| line.values().any(|called| !called);
+        let must = lines.iter().any(|(line, _)| is_sure(line));
+        (lines.into_iter().map(|(_, place)| place).collect(), must)
     }
 
     fn has_room(&self, at: usize, bytes: u64) -> bool {
@@ -560,6 +601,7 @@ impl Pair {
         self.waiters = (0..ENDPOINTS).map(|_| Arc::default()).collect();
         self.asleep = [false; ENDPOINTS];
         self.held = [false; ENDPOINTS];
+        self.lines = Default::default();
         self.ghosts.clear();
         self.open();
         self.done.restarts += 1;
@@ -712,6 +754,9 @@ impl Pair {
             );
             let called = self.waiters[at].take(Waker::noop()) & SPACE != 0;
             self.held[at] &= !called;
+            for line in self.lines.iter_mut().filter(|_| called) {
+                line.entry(at).and_modify(|known| *known = true);
+            }
             let (messages, bytes) = self.load(at);
             let most = self.bounds.endpoint_max_messages;
             let (most, most_bytes) = (most - most / 8, self.bounds.endpoint_max_bytes);

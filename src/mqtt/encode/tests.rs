@@ -72,8 +72,8 @@ fn what_a_list_or_a_refusal_cannot_be_is_not_written() {
 proptest! {
     #[test]
     fn what_is_written_is_read(
-        topic in "[^\0+#]{1,20}", text in "[^\0]{0,150}", bytes in vec(any::<u8>(), 0..20000),
-        bits: u8, number in 1_u16.., filters in vec("([^\0+#/]{1,8}|[+])(/[+])?(/#)?", 1..9),
+        topic in "[^\\p{Cc}+#]{1,20}", text in "[^\0]{0,150}", bytes in vec(any::<u8>(), 0..20000),
+        bits: u8, number in 1_u16.., filters in vec("([^\\p{Cc}+#/]{1,8}|[+])(/[+])?(/#)?", 1..9),
     ) {
         let (mut out, id, bytes) = (BytesMut::new(), PacketId::new(number).unwrap(), &*bytes);
         let qos = QoS::from_bits(bits & 3).unwrap_or(QoS::ExactlyOnce);

@@ -64,13 +64,13 @@ fn encode_connect(out: &mut BytesMut, connect: &Connect<'_>) -> Result<(), Encod
         | u8::from(connect.password.is_some()) << 6
         | u8::from(connect.username.is_some()) << 7;
     let mut body_bytes = 10 + string_bytes(connect.client_id)?;
-    body_bytes += list_bytes(connect.properties, Place::Connect)?;
+    body_bytes += checked_list_bytes(connect.properties, Place::Connect)?;
     body_bytes += connect.username.map_or(Ok(0), string_bytes)?;
     body_bytes += connect.password.map_or(Ok(0), binary_bytes)?;
     if let Some(will) = connect.will {
         topic::check_name(will.topic).map_err(EncodeError::TopicName)?;
         flags |= 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5;
-        body_bytes += list_bytes(will.properties, Place::Will)?;
+        body_bytes += checked_list_bytes(will.properties, Place::Will)?;
         body_bytes += binary_bytes(will.topic.as_bytes())? + binary_bytes(will.payload)?;
     }
     let remaining = Remaining::new(body_bytes)?;
@@ -99,7 +99,7 @@ fn encode_connack(out: &mut BytesMut, connack: &ConnAck<'_>) -> Result<(), Encod
     if connack.session_present && connack.reason != ReasonCode::Success {
         return Err(EncodeError::SessionPresentInRefusal);
     }
-    let body_bytes = 2 + list_bytes(connack.properties, Place::ConnAck)?;
+    let body_bytes = 2 + checked_list_bytes(connack.properties, Place::ConnAck)?;
     Remaining::new(body_bytes)?.put(out, 0x20);
     let reason = connack.reason.to_byte();
     out.extend_from_slice(&[u8::from(connack.session_present), reason]);
@@ -124,7 +124,8 @@ fn encode_publish(
         return Err(EncodeError::DupAtQosZero);
     }
     let id_bytes = if publish.packet_id.is_some() { 2 } else { 0 };
-    let head_bytes = 2 + publish.topic.len() + id_bytes + list_bytes(publish.properties, place)?;
+    let head_bytes =
+        2 + publish.topic.len() + id_bytes + checked_list_bytes(publish.properties, place)?;
     let remaining = Remaining::new(publish.payload.len().saturating_add(head_bytes))?;
     let flags = u8::from(publish.dup) << 3 | (publish.qos as u8) << 1 | u8::from(publish.retain);
     out.reserve(5 + head_bytes + publish.payload.len());
@@ -172,7 +173,7 @@ fn put_short(
     let has_reason = has_properties || reason != ReasonCode::Success;
     let mut body_bytes = id.len() + usize::from(has_reason);
     if has_properties {
-        body_bytes += list_bytes(properties, place)?;
+        body_bytes += checked_list_bytes(properties, place)?;
     }
     Remaining::new(body_bytes)?.put(out, first);
     out.extend_from_slice(id);
@@ -196,7 +197,7 @@ fn encode_answers(
         return Err(EncodeError::ReasonCode);
     }
     let codes = answers.codes.as_bytes();
-    let body_bytes = 2 + list_bytes(answers.properties, place)? + codes.len();
+    let body_bytes = 2 + checked_list_bytes(answers.properties, place)? + codes.len();
     Remaining::new(body_bytes)?.put(out, first);
     out.put_u16(answers.packet_id.get());
     put_list(out, answers.properties);
@@ -207,7 +208,8 @@ fn encode_answers(
 /// SUBSCRIBE (§3.8).
 fn encode_subscribe(out: &mut BytesMut, subscribe: &Subscribe<'_>) -> Result<(), EncodeError> {
     let filters = subscribe.filters.as_bytes();
-    let body_bytes = 2 + list_bytes(subscribe.properties, Place::Subscribe)? + filters.len();
+    let body_bytes =
+        2 + checked_list_bytes(subscribe.properties, Place::Subscribe)? + filters.len();
     Remaining::new(body_bytes)?.put(out, 0x82);
     out.put_u16(subscribe.packet_id.get());
     put_list(out, subscribe.properties);
@@ -221,7 +223,8 @@ fn encode_unsubscribe(
     unsubscribe: &Unsubscribe<'_>,
 ) -> Result<(), EncodeError> {
     let filters = unsubscribe.filters.as_bytes();
-    let body_bytes = 2 + list_bytes(unsubscribe.properties, Place::Unsubscribe)? + filters.len();
+    let body_bytes =
+        2 + checked_list_bytes(unsubscribe.properties, Place::Unsubscribe)? + filters.len();
     Remaining::new(body_bytes)?.put(out, 0xa2);
     out.put_u16(unsubscribe.packet_id.get());
     put_list(out, unsubscribe.properties);
@@ -235,7 +238,7 @@ fn check(reason: ReasonCode, place: Place) -> Result<(), EncodeError> {
 }
 
 /// How many bytes properties take with their length; they must be those of such a packet.
-pub(in crate::mqtt) fn list_bytes(
+pub(in crate::mqtt) fn checked_list_bytes(
     properties: Properties<'_>,
     place: Place,
 ) -> Result<usize, EncodeError> {

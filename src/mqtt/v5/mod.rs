@@ -19,14 +19,16 @@ use crate::mqtt::{ConnectReturnCode, DecodeError, Malformed};
 use crate::topic::TopicError;
 
 pub use decode::{decode_from_client, decode_from_server};
+pub(in crate::mqtt) use encode::{checked_list_bytes, put_list};
 pub use encode::{encode_from_client, encode_from_server};
-pub(in crate::mqtt) use encode::{list_bytes, put_list};
 pub use packet::{
     Ack, Answers, ConnAck, Connect, Notice, Publish, ReasonCodes, RetainHandling, Subscribe,
     SubscribeFilters, SubscriptionOptions, Unsubscribe, Will, shared,
 };
 pub use place::Place;
-pub use property::{Properties, Property, VARIABLE_MAX, encode_properties, packet_bytes};
+pub use property::{
+    Properties, Property, VARIABLE_MAX, encode_properties, list_bytes, packet_bytes,
+};
 pub use reason::ReasonCode;
 
 /// A packet that a client sends (§2.1.2, table 2-1).

@@ -419,6 +419,14 @@ pub(super) const fn variable_bytes(number: u32) -> Option<usize> {
     }
 }
 
+/// Bytes of a list of properties and the length before it (§2.2.2.1).
+#[must_use]
+pub fn list_bytes(properties: Properties<'_>) -> usize {
+    let bytes = properties.0.len();
+    let length = u32::try_from(bytes).ok().and_then(variable_bytes);
+    length.unwrap_or(4) + bytes
+}
+
 /// Bytes of a whole packet whose fixed header announces so many (§2.1.4).
 #[must_use]
 pub fn packet_bytes(remaining: usize) -> usize {

@@ -7,7 +7,7 @@ use super::{Connection, Stage};
 use crate::hub::{Attached, Published, Token, brief};
 use crate::limits;
 use crate::mqtt::v5::{self, Properties, ReasonCode};
-use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish, QoS};
+use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish};
 use crate::session::{Close, Event};
 
 /// What a packet asks of the hub, and the packet's length.
@@ -91,9 +91,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         match event {
             Event::Publish(publish, properties) => return self.publish(&publish, properties),
-            Event::Subscribe { packet_id, filters } => {
-                let wanted = (packet_id, filters.as_slice());
-                self.hub.subscribe(client, &mut self.session, wanted);
+            Event::Subscribe {
+                packet_id,
+                filters,
+                id,
+            } => {
+                let wanted = (filters.as_slice(), id);
+                self.hub
+                    .subscribe(client, &mut self.session, packet_id, wanted);
                 self.session.handle_durable(self.hub.settled());
             }
             Event::Unsubscribe(unsubscribe) => {
@@ -125,7 +130,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let now = self.now;
         let (mut kept_at, mut reason) = (0, ReasonCode::Success);
-        match self.hub.publish(client, (publish, properties), now) {
+        let topic = match publish.topic {
+            "" => self.session.aliased_topic(properties),
+            named => named,
+        };
+        let named = Publish { topic, ..*publish };
+        let (qos, packet_id) = (publish.qos, publish.packet_id);
+        let published = self.hub.publish(client, (&named, properties), now);
+        match published {
             Published::Accepted { seq, is_unrouted } => {
                 kept_at = seq;
                 if is_unrouted {
@@ -139,11 +151,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Published::Full => reason = ReasonCode::QuotaExceeded,
             Published::Refused(why) => {
                 reason = why.reason_code();
+                let topic = topic.to_owned();
+                let publish = &Publish {
+                    topic: &topic,
+                    ..*publish
+                };
                 self.refused(publish, why.to_string())?;
             }
         }
-        if let Some(packet_id) = publish.packet_id {
-            self.session.acknowledge(packet_id, kept_at, reason);
+        if let Some(packet_id) = packet_id {
+            self.session
+                .acknowledge((qos, packet_id), (kept_at, 0), reason);
         }
         Ok(true)
     }
@@ -188,9 +206,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return Err(Close::Decode(error));
         };
-        if head.qos == QoS::ExactlyOnce {
-            return Err(Close::QosNotAvailable);
-        }
         if let Stage::In(client) = &self.stage {
             self.hub.count_too_large(client);
         }
@@ -204,7 +219,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.refused(&publish, error.to_string())?;
         if let Some(packet_id) = head.packet_id {
-            self.session.acknowledge(packet_id, 0, ReasonCode::Success);
+            let it = (head.qos, packet_id);
+            self.session.acknowledge(it, (0, 0), ReasonCode::Success);
         }
         Ok(true)
     }

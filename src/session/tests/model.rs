@@ -73,12 +73,15 @@ impl Model {
             Event::Connect(..) => self.session.accept(self.now_ms, &welcome(10)),
             Event::Publish(publish, _) => match publish.packet_id {
                 Some(_) if self.now_ms.is_multiple_of(3) => self.session.hold_back(self.now_ms),
-                Some(packet_id) => self.session.acknowledge(packet_id, 0, ReasonCode::Success),
+                Some(packet_id) => {
+                    let it = (publish.qos, packet_id);
+                    self.session.acknowledge(it, (0, 0), ReasonCode::Success);
+                }
                 None => {}
             },
             Event::Subscribe { packet_id, .. } => {
                 self.version += 1;
-                let codes = vec![SubAckCode::Failure];
+                let codes = vec![Err(ReasonCode::NotAuthorized)];
                 self.session.subscribed(packet_id, codes, self.version);
             }
             Event::Unsubscribe(unsubscribe) => {
@@ -117,11 +120,16 @@ impl Model {
     fn reconnect(&mut self) {
         let fresh = Session::new(TIMING, self.now_ms);
         let was_in = self.session.is_active();
-        let (parked, next_id) = std::mem::replace(&mut self.session, fresh).park();
+        let left = std::mem::replace(&mut self.session, fresh).park();
+        let Outbound {
+            in_flight: parked,
+            released,
+            next_id,
+        } = left.outbound;
         assert_eq!(parked.len(), self.in_flight.len());
         assert!(was_in || parked.is_empty());
         self.handle(FromClient::Connect(CONNECT)).unwrap();
-        self.session.continue_ids(next_id);
+        self.session.resume(next_id, released, left.unreleased);
         for flight in parked {
             assert_eq!(
                 self.in_flight.get(&flight.packet_id.get()),

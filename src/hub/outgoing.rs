@@ -1,0 +1,201 @@
+//! How a message of a queue goes to the client whose queue it is.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::client::Input;
+use super::plain::Subscriber;
+use crate::identity::Identity;
+use crate::message::{Message, Plain};
+use crate::mqtt::QoS;
+use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
+use crate::session::Outgoing;
+use crate::store::journal::Subscription;
+use crate::subscriptions::Trie;
+
+/// What a client has in the plain topic space.
+#[derive(Debug)]
+pub(super) struct PlainSide {
+    pub subscriber: Arc<Subscriber>,
+    filters: Trie<Subscription>,
+    shared: Vec<Subscription>,
+}
+
+impl PlainSide {
+    pub fn new(subscriber: Arc<Subscriber>) -> Self {
+        Self {
+            subscriber,
+            filters: Trie::default(),
+            shared: Vec::new(),
+        }
+    }
+
+    /// The side of a session that goes on.
+    pub fn of(subscriber: Arc<Subscriber>, subscriptions: &[Subscription]) -> Self {
+        let mut side = Self::new(subscriber);
+        let plain = subscriptions.iter().filter(|one| one.is_plain());
+        plain.for_each(|one| side.add(one));
+        side
+    }
+
+    /// Adds a subscription, or changes it.
+    pub fn add(&mut self, subscription: &Subscription) {
+        self.remove(subscription);
+        if subscription.share().is_some() {
+            self.shared.push(subscription.clone());
+        } else {
+            let filter = &subscription.filter;
+            self.filters.insert(filter, subscription.clone(), |_| true);
+        }
+    }
+
+    /// Removes a subscription.
+    pub fn remove(&mut self, subscription: &Subscription) {
+        if subscription.share().is_some() {
+            self.shared.retain(|one| one.filter != subscription.filter);
+        } else {
+            self.filters.remove(&subscription.filter, |_| true);
+        }
+    }
+
+    /// What the subscriptions say that a message is for.
+    fn choose(&self, plain: &Plain<'_>, is_own: bool) -> Choice {
+        let mut choice = Choice::default();
+        let shared = self.shared.iter();
+        shared
+            .filter(|one| plain.filter == Some(&*one.filter))
+            .for_each(|one| choice.add(one));
+        self.filters.for_each_match(plain.topic, |one| {
+            let is_meant = plain.filter.is_none_or(|filter| filter == one.filter);
+            if is_meant && !(is_own && one.no_local) {
+                choice.add(one);
+            }
+        });
+        choice
+    }
+}
+
+/// What the subscriptions that match say about a message.
+#[derive(Debug, Default)]
+struct Choice {
+    qos: Option<QoS>,
+    retain: bool,
+    ids: Vec<NonZeroU32>,
+}
+
+impl Choice {
+    fn add(&mut self, subscription: &Subscription) {
+        self.qos = self.qos.max(Some(subscription.granted()));
+        self.retain |= subscription.retain_as_published;
+        self.ids.extend(NonZeroU32::new(subscription.id));
+    }
+}
+
+/// How a message goes to its receiver; `None` if no subscription wants it any more.
+pub(super) fn outgoing<'a>(
+    (input, message): (&'a Input, &'a Message),
+    (identity, side): (&Identity, Option<&PlainSide>),
+    now_ms: u64,
+    scratch: &'a mut BytesMut,
+) -> Option<(QoS, Outgoing<'a>)> {
+    if !input.is_plain {
+        let out = Outgoing::new(&input.topic_prefix, &message.bag, &message.payload);
+        return Some((input.qos, out));
+    }
+    let plain = Plain::parse(&message.bag)?;
+    let is_own = message.origin.sender == *identity;
+    let choice = side?.choose(&plain, is_own);
+    let qos = choice.qos?.min(qos(plain.qos));
+    let waited_ms = now_ms.saturating_sub(message.received_ms);
+    scratch.clear();
+    let out = Outgoing {
+        topic_prefix: plain.topic.as_bytes(),
+        topic_suffix: b"",
+        payload: &message.payload,
+        retain: plain.is_retained || (choice.retain && plain.retain),
+        properties: properties(plain.properties, &choice.ids, waited_ms, scratch),
+    };
+    Some((qos, out))
+}
+
+/// The publisher's properties with what is left of the expiry, and the subscriptions' identifiers
+/// (MQTT 5 §3.3.2.3.3, §3.3.2.3.8).
+fn properties<'a>(
+    kept: &'a [u8],
+    ids: &[NonZeroU32],
+    waited_ms: u64,
+    scratch: &'a mut BytesMut,
+) -> Properties<'a> {
+    let kept = Properties::parse(kept, Place::ServerPublish).unwrap_or_default();
+    let expires = |one| matches!(one, Property::MessageExpiry(_)).then_some(());
+    if ids.is_empty() && kept.find(expires).is_none() {
+        return kept;
+    }
+    let waited_s = u32::try_from(waited_ms / 1000).unwrap_or(u32::MAX);
+    let left = kept.iter().map(|property| match property {
+        Property::MessageExpiry(seconds) => {
+            Property::MessageExpiry(seconds.saturating_sub(waited_s))
+        }
+        other => other,
+    });
+    let ids = ids.iter().copied().map(Property::SubscriptionId);
+    let written = encode_properties(scratch, Place::ServerPublish, left.chain(ids));
+    debug_assert!(written.is_ok(), "{written:?}");
+    Properties::parse(scratch, Place::ServerPublish).unwrap_or_default()
+}
+
+/// A message that was sent already goes again, whether a subscription wants it still or not
+/// (MQTT-3.10.4-3).
+pub(super) fn again<'a>(
+    prepared: Option<(QoS, Outgoing<'a>)>,
+    message: &'a Message,
+) -> Outgoing<'a> {
+    let topic = || {
+        let plain = Plain::parse(&message.bag);
+        plain.map_or("", |plain| plain.topic).as_bytes()
+    };
+    match prepared {
+        Some((_, out)) => out,
+        None => Outgoing::new(topic(), b"", &message.payload),
+    }
+}
+
+/// As [`Plain`] has it.
+pub(super) fn qos(qos: u8) -> QoS {
+    match qos {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expiry_shrinks_and_identifiers_are_added() {
+        let (mut kept, mut scratch) = (BytesMut::new(), BytesMut::new());
+        let sent = [
+            Property::MessageExpiry(10),
+            Property::User("a", "1"),
+            Property::User("a", "2"),
+        ];
+        encode_properties(&mut kept, Place::ServerPublish, sent.into_iter()).unwrap();
+        let ids: Vec<_> = [3, 300].into_iter().filter_map(NonZeroU32::new).collect();
+        let left = properties(&kept, &ids, 4999, &mut scratch);
+        let expected = [
+            Property::MessageExpiry(6),
+            Property::User("a", "1"),
+            Property::User("a", "2"),
+            Property::SubscriptionId(ids[0]),
+            Property::SubscriptionId(ids[1]),
+        ];
+        assert_eq!(left.iter().collect::<Vec<_>>(), expected);
+        let mut scratch = BytesMut::new();
+        let left = properties(&kept, &[], 20_000, &mut scratch);
+        assert_eq!(left.iter().next(), Some(Property::MessageExpiry(0)));
+    }
+}

@@ -1,0 +1,401 @@
+//! The plain topic space: who has subscribed to what, and the way of a message to them.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use bytes::{Bytes, BytesMut};
+
+use super::client::{Client, Held, Output};
+use super::outgoing::PlainSide;
+use super::refused::Refused;
+use super::{Hub, Now};
+use crate::identity::Identity;
+use crate::message::{Endpoint, Message, Origin, Plain, Priority};
+use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
+use crate::mqtt::{Publish, QoS};
+use crate::observe;
+use crate::store::journal::Subscription;
+use crate::store::{Append, Bounds, Copy, Queue, Store};
+use crate::subscriptions::Trie;
+
+/// Levels of a topic or filter: matching goes as deep.
+pub(super) const LEVELS_MAX: usize = 128;
+/// What waits in memory: QoS 0, and sessions that end with their connections.
+const LIVE: Bounds = Bounds {
+    max_bytes: 64 << 20,
+    endpoint_max_bytes: 8 << 20,
+    endpoint_max_messages: 10_000,
+    drop_oldest: false,
+};
+
+/// The plain topic space.
+#[derive(Debug)]
+pub(super) struct Space {
+    index: RwLock<Trie<Member>>,
+    /// Counts up with every change of the index.
+    generation: AtomicU64,
+    live: Store,
+}
+
+/// The session of a client that has subscribed to plain topics.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    identity: Identity,
+    /// What is kept while it is away; none for a session that ends with its connection.
+    pub kept: Option<Arc<Queue>>,
+    /// What is not.
+    pub live: Arc<Queue>,
+    connected: AtomicBool,
+}
+
+/// One subscription in the index.
+#[derive(Debug)]
+struct Member {
+    subscriber: Arc<Subscriber>,
+    qos: QoS,
+    no_local: bool,
+    /// The whole filter of a shared subscription: one of those with the same gets a message.
+    share: Option<Arc<str>>,
+}
+
+/// Who gets what is published to one topic, as of one state of the index.
+#[derive(Debug)]
+pub(super) struct Matched {
+    topic: String,
+    generation: u64,
+    /// Each session once, with its highest QoS.
+    subscribers: Vec<(Arc<Subscriber>, QoS)>,
+    shared: Vec<Share>,
+}
+
+/// The sessions of which one gets a message.
+#[derive(Debug)]
+struct Share {
+    filter: Arc<str>,
+    members: Vec<(Arc<Subscriber>, QoS)>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+impl Share {
+    /// The next member, by turns: one that is connected, else one whose session is kept.
+    fn choose(&mut self, qos: QoS) -> Option<(Arc<Subscriber>, QoS)> {
+        let count = self.members.len();
+        let turns = || (0..count).map(|turn| (self.next + turn) % count);
+        let wanted = |one: &Subscriber, granted: QoS| {
+            one.kept.is_some() && qos.min(granted) != QoS::AtMostOnce
+        };
+        let find = |is_fit: &dyn Fn(&Subscriber, QoS) -> bool| {
+            turns().find(|at| {
+                let member = self.members.get(*at);
+                member.is_some_and(|(one, granted)| is_fit(one, *granted))
+            })
+        };
+        let at = find(&|one, _| one.is_connected()).or_else(|| find(&wanted))?;
+        self.next = at + 1;
+        self.members.get(at).cloned()
+    }
+}
+
+impl Space {
+    pub fn new() -> Self {
+        Self {
+            index: RwLock::default(),
+            generation: AtomicU64::new(1),
+            live: Store::memory(LIVE, (0, 0)),
+        }
+    }
+
+    /// What waits in memory.
+    pub fn live(&self) -> &Store {
+        &self.live
+    }
+
+    /// Who may publish what is decided anew.
+    pub fn forget_matches(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds a subscription of a session, or changes it.
+    pub fn subscribe(&self, subscriber: &Arc<Subscriber>, subscription: &Subscription) {
+        let member = Member {
+            subscriber: Arc::clone(subscriber),
+            qos: subscription.granted(),
+            no_local: subscription.no_local,
+            share: subscription
+                .share()
+                .map(|_| subscription.filter.as_str().into()),
+        };
+        let (filter, is_same) = place(subscriber, subscription);
+        self.change(|index| index.insert(filter, member, is_same));
+    }
+
+    /// Removes a subscription of a session.
+    pub fn unsubscribe(&self, subscriber: &Arc<Subscriber>, subscription: &Subscription) {
+        let (filter, is_same) = place(subscriber, subscription);
+        self.change(|index| index.remove(filter, is_same));
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Trie<Member>) -> T) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut index);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Finds who gets what `sender` publishes to a topic.
+    fn find(&self, topic: &str, sender: &Identity) -> Matched {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut subscribers: Vec<(Arc<Subscriber>, QoS)> = Vec::new();
+        let mut shared: Vec<Share> = Vec::new();
+        index.for_each_match(topic, |member| {
+            let found = (Arc::clone(&member.subscriber), member.qos);
+            if let Some(filter) = &member.share {
+                match shared.iter_mut().find(|share| share.filter == *filter) {
+                    Some(share) => share.members.push(found),
+                    None => shared.push(Share {
+                        filter: Arc::clone(filter),
+                        members: vec![found],
+                        next: 0,
+                    }),
+                }
+            } else if !member.no_local || member.subscriber.identity != *sender {
+                subscribers.push(found);
+            }
+        });
+        drop(index);
+        // One order of locks for everybody; of a session's subscriptions the highest QoS counts.
+        subscribers.sort_by_key(|(one, qos)| (Arc::as_ptr(one), std::cmp::Reverse(*qos)));
+        subscribers.dedup_by(|one, other| Arc::ptr_eq(&one.0, &other.0));
+        Matched {
+            topic: topic.to_owned(),
+            generation,
+            subscribers,
+            shared,
+        }
+    }
+}
+
+/// Where a subscription stands in the index, and how it is known there.
+fn place<'a>(
+    subscriber: &'a Arc<Subscriber>,
+    subscription: &'a Subscription,
+) -> (&'a str, impl Fn(&Member) -> bool + 'a) {
+    let share = subscription.share();
+    let filter = share.map_or(&*subscription.filter, |(_, filter)| filter);
+    let share = share.map(|_| &*subscription.filter);
+    (filter, move |known: &Member| {
+        Arc::ptr_eq(&known.subscriber, subscriber) && known.share.as_deref() == share
+    })
+}
+
+impl Subscriber {
+    fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// The queue for a message that it gets with such a QoS; none for what is not kept for it
+    /// while it is away.
+    fn queue(&self, qos: QoS) -> Option<&Arc<Queue>> {
+        match &self.kept {
+            Some(kept) if qos != QoS::AtMostOnce => Some(kept),
+            _ => self.is_connected().then_some(&self.live),
+        }
+    }
+
+    /// It has a connection, or not.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Release);
+    }
+}
+
+impl Hub {
+    /// The store that a queue belongs to.
+    pub(super) fn store_of(&self, queue: &Queue) -> &Store {
+        if queue.endpoint().is_live() {
+            self.space.live()
+        } else {
+            &self.store
+        }
+    }
+
+    /// A session that subscribes to plain topics, or did when the hub last ran.
+    pub(super) fn subscriber(&self, identity: &Identity, is_kept: bool) -> Arc<Subscriber> {
+        let endpoint = |live| Endpoint::Session {
+            client: identity.clone(),
+            live,
+        };
+        Arc::new(Subscriber {
+            identity: identity.clone(),
+            kept: is_kept.then(|| self.store.queue(&endpoint(false))),
+            live: self.space.live.queue(&endpoint(true)),
+            connected: AtomicBool::new(false),
+        })
+    }
+
+    /// What a session has in the plain topic space by its subscriptions, entered in the index;
+    /// none without a plain one.
+    pub(super) fn plain_side(
+        &self,
+        identity: &Identity,
+        subscriptions: &[Subscription],
+        is_kept: bool,
+    ) -> Option<PlainSide> {
+        let mut plain = subscriptions.iter().filter(|one| one.is_plain()).peekable();
+        plain.peek()?;
+        let mut side = PlainSide::new(self.subscriber(identity, is_kept));
+        for subscription in plain {
+            side.add(subscription);
+            self.space.subscribe(&side.subscriber, subscription);
+        }
+        Some(side)
+    }
+
+    /// A session has ended: its subscriptions, and what waits for it.
+    pub(super) fn end_subscriber(&self, subscriber: &Arc<Subscriber>, filters: &[Subscription]) {
+        for subscription in filters.iter().filter(|one| one.is_plain()) {
+            self.space.unsubscribe(subscriber, subscription);
+        }
+        self.space.live.clear(&subscriber.live);
+        if let Some(kept) = &subscriber.kept {
+            let messages = self.store.clear(kept);
+            self.dropped("session_ended", "unknown", "")
+                .increment(messages as u64);
+        }
+    }
+
+    /// Prepares a message for the sessions that have subscribed to its topic.
+    pub(super) fn accept_plain(
+        &self,
+        client: &mut Client,
+        (publish, sent_beside): (&Publish<'_>, Properties<'_>),
+        now: Now,
+    ) -> Result<Held, Refused> {
+        let (properties, expiry_ms) = kept_properties(sent_beside);
+        let bytes = publish.payload.len() + properties.len();
+        let max = self.limits().max_message_bytes;
+        if bytes > max {
+            return Err(Refused::TooLarge { bytes, max });
+        }
+        client.sizes.add(bytes as f64);
+        let generation = self.space.generation.load(Ordering::Acquire);
+        let matched = client
+            .matched
+            .take()
+            .filter(|matched| matched.generation == generation && matched.topic == publish.topic);
+        let matched = matched.unwrap_or_else(|| self.space.find(publish.topic, &client.identity));
+        let mut matched = matched;
+        let output = self.plain_output(client);
+        let payload = Bytes::copy_from_slice(publish.payload);
+        let message = |filter| {
+            let plain = Plain {
+                qos: publish.qos as u8,
+                retain: publish.retain,
+                is_retained: false,
+                topic: publish.topic,
+                filter,
+                properties: &properties,
+            };
+            Arc::new(Message {
+                origin: Arc::clone(&output.origin),
+                bag: plain.encode(),
+                payload: payload.clone(),
+                received_ms: now.ms,
+            })
+        };
+        let copy = |queue: &Arc<Queue>| Copy {
+            queue: Arc::clone(queue),
+            priority: Priority::DEFAULT,
+            ttl_ms: expiry_ms,
+        };
+        let mut held = Held {
+            message: message(None),
+            targets: matched.subscribers.len(),
+            copies: std::mem::take(&mut client.scratch.copies),
+            live: Vec::new(),
+            shared: VecDeque::new(),
+            grounded: None,
+            output: Arc::clone(&output),
+        };
+        for (subscriber, qos) in &matched.subscribers {
+            match subscriber.queue(publish.qos.min(*qos)) {
+                Some(queue) if Arc::ptr_eq(queue, &subscriber.live) => held.live.push(copy(queue)),
+                Some(queue) => held.copies.push(copy(queue)),
+                None => {}
+            }
+        }
+        for share in &mut matched.shared {
+            held.targets += 1;
+            if let Some((subscriber, qos)) = share.choose(publish.qos)
+                && let Some(queue) = subscriber.queue(publish.qos.min(qos))
+            {
+                let message = message(Some(&share.filter));
+                held.shared.push_back((message, copy(queue)));
+            }
+        }
+        held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        client.matched = Some(matched);
+        Ok(held)
+    }
+
+    /// Appends to the queues in memory; a full one loses the message, and nobody waits for it.
+    pub(super) fn append_live(&self, client: &mut Client, held: &Held, now: Now) {
+        for copy in &held.live {
+            let append = Append {
+                message: &held.message,
+                copies: std::slice::from_ref(copy),
+                waiter: &client.mailbox,
+                is_patient: false,
+                is_last: true,
+                now_ms: now.ms,
+            };
+            let (idle, losses) = (&mut client.scratch.idle, &mut client.scratch.losses);
+            if self.space.live.append(&append, idle, losses).is_err() {
+                held.output.queue_full.increment(1);
+            }
+        }
+    }
+
+    /// Counters and origin of what a client publishes to plain topics.
+    fn plain_output(&self, client: &mut Client) -> Arc<Output> {
+        let output = client.plain_output.get_or_insert_with(|| {
+            let dropped = |reason| self.dropped(reason, &client.label, "");
+            let labels = [("id", &*client.label), ("route_output", "")];
+            Arc::new(Output {
+                no_route: dropped("no_subscriber"),
+                queue_full: dropped("queue_full"),
+                way: OnceLock::new(),
+                origin: Arc::new(Origin::new(client.identity.clone(), None)),
+                source: String::new(),
+                candidates: Box::default(),
+                received: self.metrics.counter(observe::MESSAGES_RECEIVED, &labels),
+            })
+        });
+        Arc::clone(output)
+    }
+}
+
+/// What of a publisher's properties receivers get, and how long the message is of use in
+/// milliseconds (MQTT 5 §3.3.2.3).
+fn kept_properties(sent: Properties<'_>) -> (BytesMut, Option<u64>) {
+    let mut bytes = BytesMut::new();
+    let mut expiry_ms = None;
+    if !sent.is_empty() {
+        let kept = sent
+            .iter()
+            .filter(|one| !matches!(one, Property::TopicAlias(_)));
+        let written = encode_properties(&mut bytes, Place::ServerPublish, kept);
+        debug_assert!(written.is_ok(), "what came may go: {written:?}");
+        expiry_ms = sent.find(|property| match property {
+            Property::MessageExpiry(seconds) => Some(u64::from(seconds) * 1000),
+            _ => None,
+        });
+    }
+    (bytes, expiry_ms)
+}
+
+/// Whether a topic or filter has at most [`LEVELS_MAX`] levels.
+pub(super) fn is_shallow(topic: &str) -> bool {
+    topic.bytes().filter(|byte| *byte == b'/').count() < LEVELS_MAX
+}
