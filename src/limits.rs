@@ -86,6 +86,11 @@ pub struct Limits {
     pub max_output_bytes: usize,
     /// Routes of the manifest. Default 1,000.
     pub max_routes: usize,
+    /// Retained messages. Default 100,000.
+    pub max_retained_messages: usize,
+    /// Bytes of all retained messages, which are in memory too: topics, properties and payloads,
+    /// and 256 for each. Default 64 MiB.
+    pub max_retained_bytes: u64,
 }
 
 impl Limits {
@@ -105,6 +110,8 @@ impl Limits {
         endpoint_max_messages: 1_000_000,
         max_output_bytes: 256 * KIB,
         max_routes: 1_000,
+        max_retained_messages: 100_000,
+        max_retained_bytes: 64 * MIB as u64,
     };
 }
 
@@ -143,6 +150,10 @@ impl Ranges {
     pub const MAX_OUTPUT_BYTES: RangeInclusive<usize> = 4 * KIB..=(64 * MIB);
     /// Every message is compared with every route of its source.
     pub const MAX_ROUTES: RangeInclusive<usize> = 1..=100_000;
+    /// 0: none are kept.
+    pub const MAX_RETAINED_MESSAGES: RangeInclusive<usize> = 0..=10_000_000;
+    /// 0: none are kept.
+    pub const MAX_RETAINED_BYTES: RangeInclusive<u64> = 0..=(1 << 40);
 }
 
 const _: () = {
@@ -185,5 +196,7 @@ mod tests {
         assert!(Ranges::ENDPOINT_MAX_MESSAGES.contains(&limits.endpoint_max_messages));
         assert!(Ranges::MAX_OUTPUT_BYTES.contains(&limits.max_output_bytes));
         assert!(Ranges::MAX_ROUTES.contains(&limits.max_routes));
+        assert!(Ranges::MAX_RETAINED_MESSAGES.contains(&limits.max_retained_messages));
+        assert!(Ranges::MAX_RETAINED_BYTES.contains(&limits.max_retained_bytes));
     }
 }

@@ -46,6 +46,10 @@ pub const GET_TWIN: &str = "edgehub_gettwin_total";
 pub const QUEUE_LENGTH: &str = "edgehub_queue_length";
 /// Bytes of all queued messages.
 pub const QUEUE_BYTES: &str = "edgehub_queue_bytes";
+/// Retained messages.
+pub const RETAINED_MESSAGES: &str = "edgehub_retained_messages";
+/// What they take.
+pub const RETAINED_BYTES: &str = "edgehub_retained_bytes";
 /// Bytes of the store's files.
 pub const STORE_FILE_BYTES: &str = "edgehub_store_file_bytes";
 /// Segments with messages.
@@ -117,6 +121,8 @@ const COUNTERS: &[(&str, &str)] = &[
 const GAUGES: &[(&str, &str)] = &[
     (QUEUE_LENGTH, "Messages waiting or in flight"),
     (QUEUE_BYTES, "Bytes of all queued messages"),
+    (RETAINED_MESSAGES, "Retained messages"),
+    (RETAINED_BYTES, "Bytes of all retained messages"),
     (CONNECTED_CLIENTS, "Clients connected now"),
     (STORE_FILE_BYTES, "Bytes of the store's files"),
     (STORE_SEGMENTS, "Segments with messages"),

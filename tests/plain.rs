@@ -607,3 +607,45 @@ async fn a_will_goes_to_a_plain_topic() {
     let expected = ("gone/sensor".to_owned(), b"power".to_vec());
     assert_eq!(watcher.message().await, expected);
 }
+
+#[tokio::test]
+async fn the_hubs_state_is_in_sys_for_those_who_may_see_everything() {
+    let mut setup = open();
+    setup.extra += "[[authorization]]\nidentities = [\"user:x\"]\n\
+        allow = [{ operations = [\"mqtt:publish\"], resources = [\"a\"] }]\n";
+    let hub = setup.start();
+    let mut one = client(&hub, "one").await;
+    let granted = one.subscribe("$SYS/broker/clients/+").await;
+    assert_eq!(granted, ReasonCode::GrantedQos1);
+    for _ in 0..2 {
+        let got = one.receive().await;
+        let Got::Publish {
+            topic,
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: true,
+            ..
+        } = got
+        else {
+            panic!("{got:?}");
+        };
+        assert!(topic.starts_with("$SYS/broker/clients/"), "{topic}");
+        assert_eq!(payload, b"1");
+    }
+    // A change comes by itself, within ten seconds.
+    let _two = client(&hub, "two").await;
+    loop {
+        let (topic, payload) = one.message().await;
+        if topic == "$SYS/broker/clients/connected" && payload == b"2" {
+            break;
+        }
+    }
+    // `#` is for topics without a dollar sign.
+    let mut three = client(&hub, "three").await;
+    three.subscribe("#").await;
+    let mut four = client(&hub, "four").await;
+    assert_eq!(four.publish("a", b"x", &[]).await, ReasonCode::Success);
+    assert_eq!(three.message().await.0, "a");
+    let told = four.publish("$SYS/broker/uptime", b"0", &[]).await;
+    assert_eq!(told, ReasonCode::NotAuthorized);
+}

@@ -232,6 +232,16 @@ fn queue_limits(section: &mut Section<'_, '_>) -> Limits {
             default.max_output_bytes,
         ),
         max_routes: section.number("max_routes", Ranges::MAX_ROUTES, default.max_routes),
+        max_retained_messages: section.number(
+            "max_retained_messages",
+            Ranges::MAX_RETAINED_MESSAGES,
+            default.max_retained_messages,
+        ),
+        max_retained_bytes: section.size(
+            "max_retained_bytes",
+            Ranges::MAX_RETAINED_BYTES,
+            default.max_retained_bytes,
+        ),
         ..default
     }
 }

@@ -8,6 +8,7 @@ use metrics::{Counter, Histogram};
 
 use super::outgoing::PlainSide;
 use super::plain::Matched;
+use super::retained::Pending;
 use super::routing::Routing;
 use super::ways::{Grounded, Way};
 use crate::identity::{Credentials, Identity};
@@ -113,6 +114,8 @@ pub(super) struct Held {
     pub live: Vec<Copy>,
     /// For shared subscriptions, each with the one session that it goes to.
     pub shared: VecDeque<(Arc<Message>, Copy)>,
+    /// The version of the small state that has it as a retained message; 0: it is none.
+    pub version: u64,
     /// Why there is no copy for the cloud though a route leads there.
     pub grounded: Option<Grounded>,
 }
@@ -186,6 +189,8 @@ pub struct Client {
     pub(super) resumed: VecDeque<Resumed>,
     /// Its subscriptions to plain topics.
     pub(super) plain: Option<PlainSide>,
+    /// Retained messages that its subscriptions bring.
+    pub(super) retained: VecDeque<Pending>,
     /// Who gets what it publishes to the plain topic that it last did.
     pub(super) matched: Option<Matched>,
     /// Counters and origin of what it publishes to plain topics.

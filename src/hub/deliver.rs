@@ -32,7 +32,28 @@ impl Hub {
             return;
         }
         self.respond(client, session, now);
-        let mut idle_turns = 0;
+        loop {
+            if !client.subscribed {
+                self.pump_retained(client, now);
+            }
+            let delivered = self.deliver_inputs(client, session, output_max, now);
+            if client.retained.is_empty() || !delivered {
+                break;
+            }
+        }
+        lose(self, &mut client.scratch.losses);
+        client.process.flush();
+    }
+
+    /// All inputs in turns; whether anything was delivered.
+    fn deliver_inputs(
+        &self,
+        client: &mut Client,
+        session: &mut Session<Token>,
+        output_max: usize,
+        now: Now,
+    ) -> bool {
+        let (mut idle_turns, mut any) = (0, false);
         while idle_turns < client.inputs.len() {
             let room_bytes = output_max.saturating_sub(session.output().len());
             if session.room() == 0 || room_bytes == 0 {
@@ -41,9 +62,9 @@ impl Hub {
             client.next_input = (client.next_input + 1) % client.inputs.len();
             let delivered = self.deliver_input(client, session, room_bytes, now);
             idle_turns = if delivered { 0 } else { idle_turns + 1 };
+            any |= delivered;
         }
-        lose(self, &mut client.scratch.losses);
-        client.process.flush();
+        any
     }
 
     /// One turn of one input; false if there was nothing.

@@ -429,6 +429,7 @@ impl Hub {
             will: login.will.clone(),
             subscriptions,
             plain,
+            retained: VecDeque::new(),
             matched: None,
             plain_output: None,
             subscribed: false,

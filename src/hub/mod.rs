@@ -5,6 +5,7 @@
 //! from one call to the next.
 
 mod address;
+mod append;
 mod beside;
 mod client;
 mod counts;
@@ -19,11 +20,13 @@ mod plain;
 mod publish;
 mod refused;
 mod requests;
+mod retained;
 mod routing;
 mod rules;
 mod status;
 mod subscribe;
 mod suspicion;
+mod sys;
 mod uplink;
 mod ways;
 
@@ -115,6 +118,9 @@ struct Slot {
     refused: VecDeque<(PacketId, String)>,
 }
 
+/// Retained messages are looked through for expired ones, in seconds; nobody gets such a one.
+const EXPIRE_RETAINED_EVERY_S: u64 = 30;
+
 /// The hub.
 #[derive(Debug)]
 pub struct Hub {
@@ -135,6 +141,9 @@ pub struct Hub {
     log_budget: log_budget::LogBudget,
     store: Arc<Store>,
     space: plain::Space,
+    retained: retained::Retained,
+    /// When the hub started, in milliseconds of its clock; 0: not known yet.
+    since_ms: AtomicU64,
     rules: ArcSwap<Rules>,
     statements: Mutex<rules::Statements>,
     journal: Journal,
@@ -166,6 +175,8 @@ impl Hub {
             links: Mutex::default(),
             store,
             space: plain::Space::new(),
+            retained: retained::Retained::default(),
+            since_ms: AtomicU64::new(0),
             rules: ArcSwap::default(),
             statements: Mutex::default(),
             device_id: settings.device_id.clone(),
@@ -184,6 +195,10 @@ impl Hub {
             journal,
             metrics,
         };
+        let unread = hub.retained.load(hub.journal.take_retained());
+        if unread > 0 {
+            tracing::error!(unread, "retained messages do not read and are lost");
+        }
         for (identity, subscriptions) in sessions {
             if let Some(identity) = Identity::read(&identity) {
                 let slot = Slot {
@@ -234,6 +249,12 @@ impl Hub {
     #[must_use]
     pub fn settled(&self) -> u64 {
         self.journal.settled()
+    }
+
+    /// The highest version of the small state that is on disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.journal.durable()
     }
 
     /// Takes new settings; the device id does not change while running.
@@ -323,6 +344,12 @@ impl Hub {
         let mut losses = Vec::new();
         self.store.sweep((now.ms, now.wall_ms), &mut losses);
         self.space.live().sweep((now.ms, now.ms), &mut losses);
+        if now.unix.is_multiple_of(sys::EVERY_S) {
+            self.publish_sys(now);
+        }
+        if now.unix.is_multiple_of(EXPIRE_RETAINED_EVERY_S) {
+            self.expire_retained(now);
+        }
         lose(self, &mut losses);
         let syncs = self.metrics.summary(observe::STORE_SYNC_DURATION, &[]);
         for micros in self.store.take_sync_samples() {
@@ -352,6 +379,14 @@ impl Hub {
             .into_iter()
             .map(|row| (row.endpoint, row.priority, row.messages));
         self.metrics.queues(lengths, self.store.used_bytes());
+        let (messages, bytes) = self.retained.size();
+        let gauges = [
+            (observe::RETAINED_MESSAGES, messages as f64),
+            (observe::RETAINED_BYTES, bytes as f64),
+        ];
+        for (name, value) in gauges {
+            self.metrics.gauge(name, &[]).set(value);
+        }
         self.metrics.render()
     }
 

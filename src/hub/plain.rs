@@ -98,6 +98,40 @@ impl Share {
     }
 }
 
+impl Matched {
+    /// Adds the queues of all that get a message; `message` makes the one for a shared filter.
+    fn fill(
+        &mut self,
+        held: &mut Held,
+        (sent, ttl_ms): (QoS, Option<u64>),
+        message: impl Fn(Option<&str>) -> Arc<Message>,
+    ) {
+        let copy = |queue: &Arc<Queue>| Copy {
+            queue: Arc::clone(queue),
+            priority: Priority::DEFAULT,
+            ttl_ms,
+        };
+        for (subscriber, granted) in &self.subscribers {
+            match subscriber.queue(sent.min(*granted)) {
+                Some(queue) if queue.endpoint().is_live() => held.live.push(copy(queue)),
+                Some(queue) => held.copies.push(copy(queue)),
+                None => {}
+            }
+        }
+        for share in &mut self.shared {
+            let chosen = share.choose(sent);
+            let queue = chosen.as_ref();
+            let queue = queue.and_then(|(one, granted)| one.queue(sent.min(*granted)));
+            if let Some(queue) = queue {
+                let message = message(Some(&share.filter));
+                held.shared.push_back((message, copy(queue)));
+            }
+        }
+        // One order of locks for everybody.
+        held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+    }
+}
+
 impl Space {
     pub fn new() -> Self {
         Self {
@@ -110,6 +144,26 @@ impl Space {
     /// What waits in memory.
     pub fn live(&self) -> &Store {
         &self.live
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscriptions(&self) -> usize {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.len()
+    }
+
+    /// The queues in memory of the connected sessions that get a topic of the hub.
+    pub fn live_copies(&self, topic: &str) -> Vec<Copy> {
+        let matched = self.find(topic, &Identity::plain("hub", ""));
+        let connected = matched.subscribers.iter();
+        connected
+            .filter(|(one, _)| one.is_connected())
+            .map(|(one, _)| Copy {
+                queue: Arc::clone(&one.live),
+                priority: Priority::DEFAULT,
+                ttl_ms: None,
+            })
+            .collect()
     }
 
     /// Who may publish what is decided anew.
@@ -165,7 +219,7 @@ impl Space {
             }
         });
         drop(index);
-        // One order of locks for everybody; of a session's subscriptions the highest QoS counts.
+        // Of a session's subscriptions the highest QoS counts.
         subscribers.sort_by_key(|(one, qos)| (Arc::as_ptr(one), std::cmp::Reverse(*qos)));
         subscribers.dedup_by(|one, other| Arc::ptr_eq(&one.0, &other.0));
         Matched {
@@ -197,7 +251,7 @@ impl Subscriber {
 
     /// The queue for a message that it gets with such a QoS; none for what is not kept for it
     /// while it is away.
-    fn queue(&self, qos: QoS) -> Option<&Arc<Queue>> {
+    pub fn queue(&self, qos: QoS) -> Option<&Arc<Queue>> {
         match &self.kept {
             Some(kept) if qos != QoS::AtMostOnce => Some(kept),
             _ => self.is_connected().then_some(&self.live),
@@ -265,6 +319,14 @@ impl Hub {
         }
     }
 
+    /// Whether the client published to this topic last, and neither rules nor subscriptions have
+    /// changed since.
+    pub(super) fn knows(&self, client: &Client, topic: &str) -> bool {
+        let generation = self.space.generation.load(Ordering::Acquire);
+        let matched = client.matched.as_ref();
+        matched.is_some_and(|known| known.generation == generation && known.topic == topic)
+    }
+
     /// Prepares a message for the sessions that have subscribed to its topic.
     pub(super) fn accept_plain(
         &self,
@@ -279,16 +341,21 @@ impl Hub {
             return Err(Refused::TooLarge { bytes, max });
         }
         client.sizes.add(bytes as f64);
-        let generation = self.space.generation.load(Ordering::Acquire);
-        let matched = client
-            .matched
-            .take()
-            .filter(|matched| matched.generation == generation && matched.topic == publish.topic);
-        let matched = matched.unwrap_or_else(|| self.space.find(publish.topic, &client.identity));
-        let mut matched = matched;
         let output = self.plain_output(client);
+        // Before it is known who has subscribed: whoever does from now on finds it here.
+        let version = match publish.retain {
+            false => 0,
+            true => {
+                let kept = (&*properties, expiry_ms);
+                self.retain(client, publish, kept, (&output.origin, now))?
+            }
+        };
+        let known = self.knows(client, publish.topic);
+        let matched = client.matched.take().filter(|_| known);
+        let mut matched =
+            matched.unwrap_or_else(|| self.space.find(publish.topic, &client.identity));
         let payload = Bytes::copy_from_slice(publish.payload);
-        let message = |filter| {
+        let message = |filter: Option<&str>| {
             let plain = Plain {
                 qos: publish.qos as u8,
                 retain: publish.retain,
@@ -304,37 +371,17 @@ impl Hub {
                 received_ms: now.ms,
             })
         };
-        let copy = |queue: &Arc<Queue>| Copy {
-            queue: Arc::clone(queue),
-            priority: Priority::DEFAULT,
-            ttl_ms: expiry_ms,
-        };
         let mut held = Held {
             message: message(None),
-            targets: matched.subscribers.len(),
+            targets: matched.subscribers.len() + matched.shared.len(),
             copies: std::mem::take(&mut client.scratch.copies),
             live: Vec::new(),
             shared: VecDeque::new(),
+            version,
             grounded: None,
             output: Arc::clone(&output),
         };
-        for (subscriber, qos) in &matched.subscribers {
-            match subscriber.queue(publish.qos.min(*qos)) {
-                Some(queue) if Arc::ptr_eq(queue, &subscriber.live) => held.live.push(copy(queue)),
-                Some(queue) => held.copies.push(copy(queue)),
-                None => {}
-            }
-        }
-        for share in &mut matched.shared {
-            held.targets += 1;
-            if let Some((subscriber, qos)) = share.choose(publish.qos)
-                && let Some(queue) = subscriber.queue(publish.qos.min(qos))
-            {
-                let message = message(Some(&share.filter));
-                held.shared.push_back((message, copy(queue)));
-            }
-        }
-        held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        matched.fill(&mut held, (publish.qos, expiry_ms), message);
         client.matched = Some(matched);
         Ok(held)
     }

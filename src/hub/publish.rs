@@ -10,17 +10,17 @@ use super::client::{Client, Held, Output, ParsedTopic};
 use super::plain::is_shallow;
 use super::refused::Refused;
 use super::ways::Grounded;
-use super::{Hub, Now, beside, lose};
+use super::{Hub, Now, beside};
 use crate::identity::policy::{self, Forbidden, Permit};
 use crate::identity::rules::Action;
 use crate::iothub::bag;
 use crate::iothub::topics::Incoming;
 use crate::message::{Message, Origin, Properties, Source, SystemProperty};
+use crate::mqtt::Publish;
 use crate::mqtt::v5;
-use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::routes::{View, explain};
-use crate::store::{self, Append, Copy};
+use crate::store::{self, Copy};
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
 const OUTPUTS_MAX: usize = 16;
@@ -38,6 +38,8 @@ pub enum Published {
     Accepted {
         /// 0: at once.
         seq: u64,
+        /// And everything up to this version of the small state; 0: at once.
+        version: u64,
         /// Nobody gets it: no route matched.
         is_unrouted: bool,
     },
@@ -50,8 +52,9 @@ pub enum Published {
 }
 
 impl Published {
-    const DONE: Self = Self::Accepted {
+    pub(super) const DONE: Self = Self::Accepted {
         seq: 0,
+        version: 0,
         is_unrouted: false,
     };
 }
@@ -251,6 +254,7 @@ impl Hub {
             copies: std::mem::take(&mut client.scratch.copies),
             live: Vec::new(),
             shared: VecDeque::new(),
+            version: 0,
             grounded: None,
         }))
     }
@@ -351,89 +355,10 @@ impl Hub {
         if topic.starts_with('$') {
             return Err(Forbidden::Reserved.into());
         }
-        self.may(client, Action::Publish(topic))?;
+        if !self.knows(client, topic) {
+            self.may(client, Action::Publish(topic))?;
+        }
         self.accept_plain(client, came, now)
-    }
-
-    /// Appends to all queues or to none, and counts what nobody gets.
-    fn append(
-        &self,
-        client: &mut Client,
-        publish: &Publish<'_>,
-        mut held: Held,
-        now: Now,
-    ) -> Published {
-        // A client of MQTT 5 is told at once instead of waiting (`DESIGN` §4), unless there will be
-        // room in a moment.
-        let is_patient =
-            publish.qos != QoS::AtMostOnce && (!client.is_v5 || self.store.drops_oldest());
-        let mut seq = 0;
-        while let Some((message, copy)) = held.shared.front() {
-            let copies = std::slice::from_ref(copy);
-            match self.append_to(client, (message, copies), is_patient, now) {
-                Ok(appended) => seq = seq.max(appended),
-                Err(full) => return full_for(client, publish, held, (is_patient, &full)),
-            }
-            held.shared.pop_front();
-        }
-        if !held.copies.is_empty() {
-            match self.append_to(client, (&held.message, &held.copies), is_patient, now) {
-                Ok(appended) => seq = seq.max(appended),
-                Err(full) => return full_for(client, publish, held, (is_patient, &full)),
-            }
-        }
-        self.append_live(client, &held, now);
-        let Client { scratch, .. } = client;
-        let output = &held.output;
-        output.received.increment(1);
-        if held.targets == 0 {
-            output.no_route.increment(1);
-        }
-        if let Some(why) = held.grounded {
-            let name = output.origin.output.as_deref();
-            let label = self.output_label(name, true);
-            self.count_dropped(why.label(), &client.label, label);
-        }
-        scratch.copies = held.copies;
-        scratch.copies.clear();
-        Published::Accepted {
-            seq,
-            is_unrouted: held.targets == 0,
-        }
-    }
-
-    /// Appends to the queues of one store; returns the seq to wait for.
-    fn append_to(
-        &self,
-        client: &mut Client,
-        (message, copies): (&Arc<Message>, &[Copy]),
-        is_patient: bool,
-        now: Now,
-    ) -> Result<u64, store::Full> {
-        let Some(first) = copies.first() else {
-            return Ok(0);
-        };
-        let Client {
-            scratch, mailbox, ..
-        } = client;
-        let append = Append {
-            message,
-            copies,
-            waiter: mailbox,
-            is_patient,
-            is_last: client.is_going,
-            now_ms: now.ms,
-        };
-        let (idle, losses) = (&mut scratch.idle, &mut scratch.losses);
-        let appended = self.store_of(&first.queue).append(&append, idle, losses);
-        lose(self, losses);
-        let is_live = first.queue.endpoint().is_live();
-        let seq = appended?;
-        if is_live {
-            return Ok(0);
-        }
-        client.appended_seq = seq;
-        Ok(seq)
     }
 
     /// Ends a batch of publishes: has it written, wakes the receivers, records the samples.
@@ -457,25 +382,6 @@ impl Hub {
     #[must_use]
     pub fn kept(&self) -> u64 {
         self.store.kept()
-    }
-}
-
-/// What becomes of a message for which there was no room.
-fn full_for(
-    client: &mut Client,
-    publish: &Publish<'_>,
-    held: Held,
-    (is_patient, full): (bool, &store::Full),
-) -> Published {
-    // The writer needs a moment only: nothing is dropped for that.
-    if is_patient || full.place == store::Place::Writer {
-        client.held = Some(held);
-        return Published::HeldBack;
-    }
-    held.output.queue_full.increment(1);
-    match publish.qos {
-        QoS::AtMostOnce => Published::DONE,
-        QoS::AtLeastOnce | QoS::ExactlyOnce => Published::Full,
     }
 }
 

@@ -45,6 +45,9 @@ pub enum Refused {
         /// The limit.
         max: usize,
     },
+    /// There are as many retained messages as may be.
+    #[error("over max_retained_messages or max_retained_bytes")]
+    RetainedFull,
     /// The topic is longer than `limits.max_topic_bytes`.
     #[error("topic of {bytes} bytes, over max_topic_bytes = {max}")]
     TopicTooLong {
@@ -66,6 +69,7 @@ impl Refused {
             Self::Topic(_) => "bad_topic",
             Self::TooLarge { .. } => "too_large",
             Self::TooLargeForCloud { .. } => TOO_LARGE_FOR_CLOUD,
+            Self::RetainedFull => "retained_full",
             Self::TopicTooLong { .. } => "topic_too_long",
         }
     }
@@ -80,6 +84,7 @@ impl Refused {
             Self::TooLarge { .. }
             | Self::TooLargeForCloud { .. }
             | Self::BagTooLong { .. }
+            | Self::RetainedFull
             | Self::TopicTooLong { .. } => ReasonCode::QuotaExceeded,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::client::Client;
-use super::{Hub, brief};
+use super::{Hub, brief, sys};
 use crate::identity::Identity;
 use crate::identity::policy::Forbidden;
 use crate::identity::rules::{Action, Decision, Rules, Statement, Who};
@@ -46,6 +46,11 @@ impl Hub {
 
     /// Whether a client may do something in the plain topic space.
     pub(super) fn may(&self, client: &Client, action: Action<'_>) -> Result<(), Forbidden> {
+        let action = match action {
+            // The hub's own topics are for those who may see everything.
+            Action::Subscribe(filter) if filter.starts_with(sys::PREFIX) => Action::Subscribe("#"),
+            action => action,
+        };
         match self.decide(&client.identity, action) {
             Decision::Allowed => Ok(()),
             Decision::Denied | Decision::NoRule => Err(Forbidden::PlainTopics),

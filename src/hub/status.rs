@@ -17,6 +17,8 @@ pub struct Status {
     routes: Vec<RouteStatus>,
     queues: Vec<QueueRow>,
     queued_bytes: u64,
+    retained_messages: usize,
+    retained_bytes: u64,
     upstream: Vec<LinkStatus>,
     /// Senders at whose messages the cloud closes the connection.
     upstream_held: Vec<String>,
@@ -103,6 +105,7 @@ impl Hub {
     #[must_use]
     pub fn status(&self) -> Status {
         let routing = self.routing();
+        let (retained_messages, retained_bytes) = self.retained.size();
         let refused = self
             .refused_files
             .lock()
@@ -129,6 +132,8 @@ impl Hub {
                 .collect(),
             queues: self.queue_rows(),
             queued_bytes: self.store.used_bytes(),
+            retained_messages,
+            retained_bytes,
             upstream: self.links().values().cloned().collect(),
             upstream_held: self.held_senders(),
         }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::client::{Client, Input, Token};
 use super::outgoing::{PlainSide, qos};
 use super::plain::{LEVELS_MAX, is_shallow};
-use super::{Hub, brief};
+use super::{Hub, Now, brief};
 use crate::identity::policy::{self, Forbidden};
 use crate::identity::rules::Action;
 use crate::iothub::topics;
-use crate::mqtt::v5::{ReasonCode, SubscriptionOptions};
+use crate::mqtt::v5::{ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::mqtt::{PacketId, QoS, Unsubscribe};
 use crate::observe;
 use crate::session::{Granted, Session};
@@ -23,13 +23,13 @@ impl Hub {
     pub fn subscribe(
         &self,
         client: &mut Client,
-        session: &mut Session<Token>,
-        packet_id: PacketId,
+        (session, packet_id): (&mut Session<Token>, PacketId),
         (filters, id): (&[(&str, SubscriptionOptions)], Option<NonZeroU32>),
+        now: Now,
     ) {
         let codes: Vec<_> = filters
             .iter()
-            .map(|(filter, options)| self.subscribe_one(client, filter, (*options, id)))
+            .map(|(filter, options)| self.subscribe_one(client, filter, (*options, id), now))
             .collect();
         let version = self.keep_subscriptions(client);
         session.subscribed(packet_id, codes, version);
@@ -42,6 +42,7 @@ impl Hub {
         client: &mut Client,
         filter: &str,
         (options, id): (SubscriptionOptions, Option<NonZeroU32>),
+        now: Now,
     ) -> Granted {
         let known = client
             .subscriptions
@@ -68,6 +69,14 @@ impl Hub {
         }
         if subscription.is_plain() {
             self.subscribe_plain(client, &subscription);
+            let sends = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => known.is_none(),
+                RetainHandling::DoNotSend => false,
+            };
+            if sends && subscription.share().is_none() {
+                self.send_retained(client, &subscription, now);
+            }
         } else {
             // Inputs know no QoS 2.
             subscription.qos = subscription.qos.min(QoS::AtLeastOnce as u8);

@@ -228,6 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if mail & DURABLE != 0 {
                 self.awaits_kept = false;
                 self.session.handle_durable(self.hub.settled());
+                self.session.handle_state(self.hub.durable());
                 self.session.handle_kept(self.hub.kept());
             }
         }

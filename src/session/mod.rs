@@ -310,10 +310,8 @@ impl<T> Session<T> {
         });
     }
 
-    /// Everything up to `version` is on disk.
+    /// Everything up to `version` is on disk, or the disk has refused it.
     pub fn handle_durable(&mut self, version: u64) {
-        self.receiver.durable(version);
-        self.answer();
         while self
             .pending
             .front()
@@ -340,6 +338,12 @@ impl<T> Session<T> {
                 }
             }
         }
+    }
+
+    /// What the client published is on disk up to this version of the small state.
+    pub fn handle_state(&mut self, version: u64) {
+        self.receiver.durable(version);
+        self.answer();
     }
 
     /// Whether SUBACK or UNSUBACK wait for the disk.

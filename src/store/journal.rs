@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::mqtt::QoS;
 use crate::store::disk::Disk;
 
 const PREFIX: &str = "session/";
+const RETAINED: &str = "retained/";
 
 /// A subscription as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +82,12 @@ impl Subscription {
     }
 }
 
-/// Keeps sessions. Dropping it writes what waits.
+/// Keeps sessions and retained messages. Dropping it writes what waits.
 #[derive(Debug)]
 pub struct Journal {
     state: State,
+    /// What was read, until somebody takes it.
+    retained: Mutex<Vec<(String, Bytes)>>,
 }
 
 /// What was read at start: the sessions, and a sentence for each thing that was lost.
@@ -115,7 +118,16 @@ impl Journal {
     /// Whatever the disk answers, except that it is full; damaged content is no error.
     pub fn open(disk: Arc<dyn Disk>, store_id: u64, sync: bool) -> io::Result<(Self, Restored)> {
         let (state, values, damage) = State::open(disk, store_id, sync)?;
-        Ok((Self { state }, sessions(values, damage)))
+        let retained = values.iter().filter_map(|(key, value)| {
+            let topic = key.strip_prefix(RETAINED)?;
+            Some((topic.to_owned(), value.clone()))
+        });
+        let retained = retained.collect();
+        let journal = Self {
+            state,
+            retained: Mutex::new(retained),
+        };
+        Ok((journal, sessions(values, damage)))
     }
 
     /// A journal that keeps nothing: every version is durable at once.
@@ -123,7 +135,25 @@ impl Journal {
     pub fn memory() -> Self {
         Self {
             state: State::memory(),
+            retained: Mutex::default(),
         }
+    }
+
+    /// The retained messages that were read, by topic.
+    #[must_use]
+    pub fn take_retained(&self) -> Vec<(String, Bytes)> {
+        std::mem::take(&mut *self.retained.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Records the retained message of a topic, or with `None` that there is none any more.
+    /// Returns a version, as [`Journal::record`].
+    pub fn record_retained(&self, topic: &str, value: Option<Bytes>, waiter: &Arc<Mailbox>) -> u64 {
+        let key = format!("{RETAINED}{topic}");
+        let recorded = self.state.record(&key, value, waiter);
+        recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, topic, "a retained message can never be kept");
+            u64::MAX
+        })
     }
 
     /// Records the subscriptions of an identity, or with `None` that its session has ended.

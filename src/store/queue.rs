@@ -95,7 +95,13 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().messages == 0
+        self.messages() == 0
+    }
+
+    /// Messages that wait or are in flight.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        self.lock().messages
     }
 
     pub(super) fn status(&self) -> Vec<QueueStatus> {

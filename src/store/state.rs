@@ -78,9 +78,9 @@ struct Shared {
 
 impl Shared {
     /// Tells those who wait how far the state is settled.
-    fn settle(&self, version: u64, waiters: &mut BTreeMap<usize, Arc<Mailbox>>) {
+    fn settle(&self, version: u64, waiters: &BTreeMap<usize, Arc<Mailbox>>) {
         self.settled.fetch_max(version, Ordering::AcqRel);
-        for waiter in std::mem::take(waiters).into_values() {
+        for waiter in waiters.values() {
             waiter.raise(DURABLE);
         }
     }
@@ -240,7 +240,8 @@ fn run(mut writer: Writer, shared: &Shared) {
                 }
                 failing = false;
                 shared.durable.store(newest, Ordering::Release);
-                shared.settle(newest, &mut waiters);
+                shared.settle(newest, &waiters);
+                waiters.clear();
             }
             Err(error) => {
                 if !failing {
@@ -248,8 +249,10 @@ fn run(mut writer: Writer, shared: &Shared) {
                         they are in memory only until they can");
                 }
                 failing = true;
-                // Whoever comes for its messages is not turned away for that.
-                shared.settle(newest, &mut waiters);
+                // Whoever comes for its messages is not turned away for that; all are told again
+                // once it is on disk.
+                shared.settle(newest, &waiters);
+                waiters.retain(|_, waiter| Arc::strong_count(waiter) > 1);
             }
         }
         if stop {

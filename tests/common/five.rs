@@ -232,28 +232,29 @@ impl Five {
     /// The next message, acknowledged: its topic and payload.
     pub async fn message(&mut self) -> (String, Vec<u8>) {
         let got = self.receive().await;
-        let Got::Publish {
-            topic,
-            packet_id,
-            qos,
-            payload,
-            ..
-        } = got
-        else {
-            panic!("{got:?} instead of a message");
-        };
-        if let Some(id) = packet_id.and_then(PacketId::new) {
-            let answer = match qos {
-                QoS::ExactlyOnce => FromClient::PubRec(Ack::success(id)),
-                _ => FromClient::PubAck(Ack::success(id)),
-            };
-            self.send(&answer).await;
-            if qos == QoS::ExactlyOnce {
-                self.wait_for(&Got::PubRel(id.get())).await;
-                self.send(&FromClient::PubComp(Ack::success(id))).await;
-            }
+        self.acknowledge(&got).await;
+        match got {
+            Got::Publish { topic, payload, .. } => (topic, payload),
+            other => panic!("{other:?} instead of a message"),
         }
-        (topic, payload)
+    }
+
+    /// Acknowledges a message as its QoS asks for, to the end.
+    pub async fn acknowledge(&mut self, message: &Got) {
+        let Got::Publish { packet_id, qos, .. } = message else {
+            panic!("{message:?} instead of a message");
+        };
+        let Some(id) = packet_id.and_then(PacketId::new) else {
+            return;
+        };
+        let ack = Ack::success(id);
+        if *qos != QoS::ExactlyOnce {
+            self.send(&FromClient::PubAck(ack)).await;
+            return;
+        }
+        self.send(&FromClient::PubRec(ack)).await;
+        self.wait_for(&Got::PubRel(id.get())).await;
+        self.send(&FromClient::PubComp(ack)).await;
     }
 
     /// Waits for a packet, and keeps messages that come before it.

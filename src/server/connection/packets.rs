@@ -98,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             } => {
                 let wanted = (filters.as_slice(), id);
                 self.hub
-                    .subscribe(client, &mut self.session, packet_id, wanted);
+                    .subscribe(client, (&mut self.session, packet_id), wanted, now);
                 self.session.handle_durable(self.hub.settled());
             }
             Event::Unsubscribe(unsubscribe) => {
@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(true);
         };
         let now = self.now;
-        let (mut kept_at, mut reason) = (0, ReasonCode::Success);
+        let (mut kept_at, mut reason) = ((0, 0), ReasonCode::Success);
         let topic = match publish.topic {
             "" => self.session.aliased_topic(properties),
             named => named,
@@ -138,8 +138,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let published = self.hub.publish(client, (&named, properties), now);
         match published {
-            Published::Accepted { seq, is_unrouted } => {
-                kept_at = seq;
+            Published::Accepted {
+                seq,
+                version,
+                is_unrouted,
+            } => {
+                kept_at = (seq, version);
                 if is_unrouted {
                     reason = ReasonCode::NoMatchingSubscribers;
                 }
@@ -160,8 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if let Some(packet_id) = packet_id {
-            self.session
-                .acknowledge((qos, packet_id), (kept_at, 0), reason);
+            self.session.handle_state(self.hub.durable());
+            self.session.acknowledge((qos, packet_id), kept_at, reason);
         }
         Ok(true)
     }
