@@ -141,6 +141,8 @@ pub struct Will {
     pub payload: Bytes,
     /// How it is published.
     pub qos: QoS,
+    /// How long after the connection's end, in seconds.
+    pub delay_s: u32,
     /// Whether it asks to be retained.
     pub retain: bool,
     /// Its properties as they came, which 3.1.1 has not (MQTT 5 §3.1.3.2).
@@ -171,6 +173,8 @@ pub struct Client {
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
     pub(super) persistent: bool,
+    /// How long its session is kept after the connection, in seconds; `u32::MAX`: for ever.
+    pub(super) expiry_s: u32,
     /// It speaks MQTT 5, in which it can be told why a message is not taken.
     pub(super) is_v5: bool,
     /// It is a hub itself, one below.
@@ -236,9 +240,11 @@ impl Client {
         self.will = None;
     }
 
-    /// The session is kept after the connection, or not: a client of MQTT 5 may change its mind.
-    pub fn set_persistent(&mut self, persistent: bool) {
-        self.persistent = persistent;
+    /// How long the session is kept after the connection, in seconds: a client of MQTT 5 may
+    /// change its mind.
+    pub fn set_expiry(&mut self, seconds: u32) {
+        self.persistent = seconds > 0;
+        self.expiry_s = seconds;
     }
 
     /// Gives the memory of empty buffers back; called when the connection goes idle.

@@ -12,12 +12,23 @@ use crate::mqtt::v5::{Place, Properties};
 use crate::observe;
 use crate::session::{Close, Session};
 
+/// A will that waits, and whose it is (MQTT 5 §3.1.3.2.2).
+#[derive(Debug)]
+pub(super) struct LateWill {
+    due_ms: u64,
+    client: Box<Client>,
+}
+
 impl Hub {
     /// Takes a connection's place away: its will is published unless void, what is in flight waits
     /// for the next connection (persistent session) or goes back to its queue.
     pub fn detach(&self, mut client: Client, session: Session<Token>, close: &Close, now: Now) {
         client.is_going = true;
-        self.publish_will(&mut client, now);
+        let late = client.will.as_ref().map_or(0, |will| will.delay_s);
+        let is_late = late > 0 && client.persistent;
+        if !is_late {
+            self.publish_will(&mut client, now);
+        }
         self.end_of_batch(&mut client);
         let left = session.park();
         let mut in_flight = self.release(left.outbound.in_flight);
@@ -56,21 +67,80 @@ impl Hub {
         slot.current = None;
         slot.parked = parked;
         slot.subscriber = subscriber.filter(|_| client.persistent);
+        (slot.expiry_s, slot.left_unix) = (client.expiry_s, now.unix);
         let ended = !client.persistent && slot.subscriptions.take().is_some();
         slot.recorded &= !ended;
         let waiting = slot.waiting.clone();
         let forget = waiting.is_none() && slot.is_empty();
+        if client.persistent && client.expiry_s < u32::MAX {
+            let kept = (&*client.subscriptions, client.expiry_s, now.unix);
+            let id = client.identity.as_str();
+            self.journal.record_until(id, kept, &client.mailbox);
+        }
+        let identity = client.identity.clone();
+        let mailbox = Arc::clone(&client.mailbox);
+        slot.late_will = is_late.then(|| LateWill {
+            due_ms: now.ms + u64::from(late) * 1000,
+            client: Box::new(client),
+        });
         drop(slot);
         if ended {
-            self.journal
-                .record(client.identity.as_str(), None, &client.mailbox);
+            self.journal.record(identity.as_str(), None, &mailbox);
         }
         if let Some(waiting) = waiting {
             waiting.raise(ATTACH);
         } else if forget {
-            self.slots
-                .remove_if(&client.identity, |_, slot| slot.is_empty());
+            self.slots.remove_if(&identity, |_, slot| slot.is_empty());
         }
+    }
+
+    /// Ends sessions whose time has passed, and publishes wills whose time has come; once a second.
+    pub(super) fn end_sessions(&self, now: Now) {
+        let (mut expired, mut wills) = (Vec::new(), Vec::new());
+        for mut slot in self.slots.iter_mut() {
+            if slot.current.is_some() || slot.waiting.is_some() {
+                continue;
+            }
+            if slot.left_unix == 0 {
+                // It was there when the hub started.
+                slot.left_unix = now.unix;
+            }
+            let is_expired = slot.is_expired(now.unix);
+            let is_due = slot
+                .late_will
+                .as_ref()
+                .is_some_and(|will| will.due_ms <= now.ms || is_expired);
+            if is_due {
+                wills.extend(slot.late_will.take());
+            }
+            if is_expired {
+                expired.push((
+                    slot.key().clone(),
+                    slot.subscriptions.take().unwrap_or_default(),
+                    slot.subscriber.take(),
+                ));
+                slot.parked = Parked::default();
+                slot.recorded = false;
+            }
+        }
+        for will in wills {
+            self.publish_late(will, now);
+        }
+        for (identity, subscriptions, subscriber) in expired {
+            tracing::info!(id = identity.as_str(), "session expired");
+            if let Some(subscriber) = subscriber {
+                self.end_subscriber(&subscriber, &subscriptions);
+            }
+            self.journal
+                .record(identity.as_str(), None, &Arc::default());
+            self.slots.remove_if(&identity, |_, slot| slot.is_empty());
+        }
+    }
+
+    /// Publishes a will that waited.
+    pub(super) fn publish_late(&self, mut will: LateWill, now: Now) {
+        self.publish_will(&mut will.client, now);
+        self.end_of_batch(&mut will.client);
     }
 
     /// The connection of a session in the plain topic space is gone: what is not kept for it goes.
@@ -112,6 +182,10 @@ impl Hub {
         let (id, topic) = (client.identity.as_str(), brief(&will.topic));
         match published {
             Published::Refused(why) => tracing::warn!(id, topic, "will refused: {why}"),
+            Published::HeldBack | Published::Full => {
+                self.count_dropped("queue_full", &client.label, "");
+                tracing::warn!(id, topic, "no room for a will");
+            }
             published => tracing::debug!(id, topic, ?published, "will published"),
         }
     }

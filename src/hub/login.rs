@@ -1,26 +1,19 @@
-//! Who is let in, and the one connection that each identity may have.
+//! Who is let in.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::client::{Client, Scratch, Token, Will};
-use super::outgoing::PlainSide;
-use super::{Hub, Now, Slot, brief};
+use super::client::{Client, Token, Will};
+use super::{Hub, Now, brief};
 use crate::identity::rules::{Action, Decision};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
-use crate::limits::TOPIC_BYTES_MAX;
-use crate::mailbox::{Mailbox, RECHECK, TAKEN_OVER};
-use crate::mqtt::v5::Properties;
+use crate::mqtt::v5::{Properties, Property};
 use crate::mqtt::{Connect, ConnectReturnCode, Publish};
-use crate::observe::{self, Runs};
-use crate::session::{Close, Session, Welcome};
-use crate::store::journal::Subscription;
+use crate::observe::{self};
+use crate::session::{Close, Session};
 
 /// A client that may come in.
 #[derive(Debug)]
@@ -32,6 +25,8 @@ pub struct Login {
     pub(super) clean: bool,
     /// The session is kept after the connection.
     pub(super) persistent: bool,
+    /// For so long, in seconds; `u32::MAX`: for ever.
+    pub(super) expiry_s: u32,
     pub(super) is_v5: bool,
     /// The hub chose its client id.
     pub(super) is_assigned: bool,
@@ -62,18 +57,6 @@ pub struct Peer {
     pub certificate: Option<ClientCertificate>,
     /// Whether the listener lets clients without credentials in.
     pub anonymous: bool,
-}
-
-/// Whether a client got its place.
-#[derive(Debug)]
-pub enum Attached {
-    /// It is in, and its CONNACK is on the way.
-    In(Box<Client>),
-    /// The previous connection of this identity has to go first;
-    /// [`crate::mailbox::ATTACH`] tells when.
-    Wait,
-    /// There is no place for another client.
-    Full,
 }
 
 impl Hub {
@@ -130,18 +113,20 @@ impl Hub {
             topic: will.topic.to_owned(),
             payload: Bytes::copy_from_slice(will.payload),
             qos: will.qos,
+            delay_s: delay(will_properties),
             retain: will.retain,
             properties: Bytes::copy_from_slice(will_properties.as_bytes()),
         });
+        let expiry_s = session
+            .expiry_seconds()
+            .unwrap_or(if connect.clean_session { 0 } else { u32::MAX });
         let mut login = Login {
             identity: Identity::device("{{anonymous}}"),
             credentials: None,
             expires_unix: None,
             clean: connect.clean_session,
-            persistent: match session.is_v5() {
-                true => session.wants_to_be_kept(),
-                false => !connect.clean_session,
-            },
+            persistent: expiry_s > 0,
+            expiry_s,
             is_v5: session.is_v5(),
             is_assigned: false,
             is_hub: false,
@@ -234,107 +219,6 @@ impl Hub {
         Ok(())
     }
 
-    /// Gives the client its place, if it is free. Otherwise the connection that has it is told to
-    /// go (MQTT 3.1.1 §3.1.4), and so is one that already waited.
-    pub fn attach(
-        &self,
-        login: &Login,
-        mailbox: &Arc<Mailbox>,
-        session: &mut Session<Token>,
-        now: Now,
-    ) -> Attached {
-        let mut slot = self.slots.entry(login.identity.clone()).or_default();
-        if let Some(current) = &slot.current {
-            current.raise(TAKEN_OVER);
-            let waiting = slot.waiting.replace(Arc::clone(mailbox));
-            if let Some(other) = waiting.filter(|other| !Arc::ptr_eq(other, mailbox)) {
-                other.raise(TAKEN_OVER);
-            }
-            return Attached::Wait;
-        }
-        let connected = self.connected.fetch_add(1, Ordering::AcqRel);
-        if connected >= self.limits().max_connections {
-            self.connected.fetch_sub(1, Ordering::AcqRel);
-            return Attached::Full;
-        }
-        // One that waited and has not come yet is older than this one.
-        let waiting = slot.waiting.take();
-        if let Some(other) = waiting.filter(|other| !Arc::ptr_eq(other, mailbox)) {
-            other.raise(TAKEN_OVER);
-        }
-        slot.current = Some(Arc::clone(mailbox));
-        slot.since_unix = now.unix;
-        let present = !login.clean && slot.subscriptions.is_some();
-        let parked = std::mem::take(&mut slot.parked);
-        let goes_on = login.persistent && !login.clean;
-        let ended = !goes_on && slot.subscriptions.is_some();
-        let former = if goes_on {
-            slot.subscriptions.clone()
-        } else {
-            slot.recorded = false;
-            slot.subscriptions.take()
-        };
-        let subscriber = slot.subscriber.take();
-        drop(slot);
-        let former = former.unwrap_or_default();
-        let (subscriptions, plain) = if login.clean {
-            if let Some(subscriber) = &subscriber {
-                self.end_subscriber(subscriber, &former);
-            }
-            (Vec::new(), None)
-        } else {
-            let plain = subscriber.map(|subscriber| PlainSide::of(subscriber, &former));
-            (former, plain)
-        };
-        let mut client = self.new_client(login, mailbox, subscriptions, plain);
-        if ended {
-            self.journal.record(login.identity.as_str(), None, mailbox);
-        }
-        if !present {
-            // A kept session outlives a restart even before its first SUBSCRIBE.
-            self.keep_subscriptions(&client);
-        }
-        self.refresh_inputs(&mut client);
-        session.accept(now.ms, &self.welcome(login, present));
-        session.handle_kept(self.store.kept());
-        if !login.clean {
-            session.resume(parked.next_id, parked.released, parked.unreleased);
-            client.resumed = parked.in_flight;
-        }
-        self.metrics
-            .counter(observe::CONNECT_SUCCESS, &[("id", &client.label)])
-            .increment(1);
-        self.count_connected();
-        // Identities may have changed between the login and here; nobody told this connection.
-        mailbox.raise(RECHECK);
-        let id = login.identity.as_str();
-        tracing::info!(id, session_present = present, "client connected");
-        Attached::In(Box::new(client))
-    }
-
-    fn welcome<'a>(&self, login: &'a Login, session_present: bool) -> Welcome<'a> {
-        let packet_bytes_max = self.limits().max_message_bytes + TOPIC_BYTES_MAX;
-        Welcome {
-            session_present,
-            keep_alive_seconds: login.keep_alive_seconds,
-            is_kept: login.persistent,
-            assigned_client_id: login.identity.module_id().filter(|_| login.is_assigned),
-            packet_bytes_max: u32::try_from(packet_bytes_max)
-                .ok()
-                .and_then(NonZeroU32::new),
-        }
-    }
-
-    /// A connection that waited for its place has gone before it got it.
-    pub fn stop_waiting(&self, login: &Login, mailbox: &Arc<Mailbox>) {
-        if let Some(mut slot) = self.slots.get_mut(&login.identity) {
-            slot.waiting = slot
-                .waiting
-                .take()
-                .filter(|other| !Arc::ptr_eq(other, mailbox));
-        }
-    }
-
     /// Remembers a refused publish; true if the very same one was refused before, in which case it
     /// is acknowledged, lest the client sends it for ever (`DESIGN` §4).
     pub fn refused_before(&self, client: &Client, publish: &Publish<'_>) -> bool {
@@ -376,23 +260,6 @@ impl Hub {
         }
     }
 
-    pub(super) fn keep_subscriptions(&self, client: &Client) -> u64 {
-        if !client.persistent {
-            return 0;
-        }
-        if let Some(mut slot) = self.slots.get_mut(&client.identity) {
-            if slot.subscriptions.as_ref() == Some(&client.subscriptions) && slot.recorded {
-                // Nothing new; whatever is still on its way to the disk comes first.
-                return self.journal.watch(&client.mailbox);
-            }
-            slot.subscriptions = Some(client.subscriptions.clone());
-            slot.recorded = true;
-        }
-        let id = client.identity.as_str();
-        self.journal
-            .record(id, Some(&client.subscriptions), &client.mailbox)
-    }
-
     /// An identity as a metric label: those that are known, and `unknown`.
     pub(super) fn id_label<'a>(&self, identity: &'a Identity) -> &'a str {
         let known = self.registry.load().get(identity).is_some();
@@ -405,58 +272,6 @@ impl Hub {
         }
     }
 
-    fn new_client(
-        &self,
-        login: &Login,
-        mailbox: &Arc<Mailbox>,
-        subscriptions: Vec<Subscription>,
-        plain: Option<PlainSide>,
-    ) -> Client {
-        if let Some(side) = &plain {
-            side.subscriber.set_connected(true);
-        }
-        let label = self.id_label(&login.identity);
-        let summary = |name| Runs::new(self.metrics.summary(name, &[("id", label)]));
-        let client = Client {
-            identity: login.identity.clone(),
-            label: label.into(),
-            mailbox: Arc::clone(mailbox),
-            credentials: login.credentials.clone(),
-            expires_unix: login.expires_unix,
-            persistent: login.persistent,
-            is_v5: login.is_v5,
-            is_hub: login.is_hub,
-            will: login.will.clone(),
-            subscriptions,
-            plain,
-            retained: VecDeque::new(),
-            matched: None,
-            plain_output: None,
-            subscribed: false,
-            routing: self.routing(),
-            inputs: Vec::new(),
-            next_input: 0,
-            outputs: Vec::new(),
-            held: None,
-            parsed: None,
-            resumed: VecDeque::new(),
-            is_going: false,
-            appended_seq: 0,
-            responses: VecDeque::new(),
-            response_qos: None,
-            sent: Vec::new(),
-            sizes: summary(observe::MESSAGE_SIZE),
-            process: summary(observe::PROCESS_DURATION),
-            scratch: Scratch::default(),
-        };
-        if client.persistent
-            && let Some(mut slot) = self.slots.get_mut(&client.identity)
-        {
-            slot.subscriptions.get_or_insert_default();
-        }
-        client
-    }
-
     /// Whoever shows nothing is known by its client id, or by one that was not there before.
     fn anonymous(&self, client_id: &str, now: Now) -> Identity {
         if !client_id.is_empty() {
@@ -465,13 +280,15 @@ impl Hub {
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
         Identity::plain(ANONYMOUS, &format!("#{:x}-{number}", now.wall_ms))
     }
+}
 
-    pub(super) fn count_connected(&self) {
-        let connected = self.connected.load(Ordering::Acquire);
-        self.metrics
-            .gauge(observe::CONNECTED_CLIENTS, &[])
-            .set(connected as f64);
-    }
+/// How long a will waits, in seconds (MQTT 5 §3.1.3.2.2).
+fn delay(properties: Properties<'_>) -> u32 {
+    let delay = properties.find(|property| match property {
+        Property::WillDelay(seconds) => Some(seconds),
+        _ => None,
+    });
+    delay.unwrap_or(0)
 }
 
 /// Why a client may not connect that could.
@@ -480,13 +297,3 @@ const DENIED: &str = "an authorization rule denies mqtt:connect";
 const ANONYMOUS: &str = "anonymous";
 /// Refused publishes remembered per identity.
 const REFUSED_MAX: usize = 16;
-
-impl Slot {
-    pub(super) fn is_empty(&self) -> bool {
-        self.current.is_none()
-            && self.waiting.is_none()
-            && self.subscriptions.is_none()
-            && self.parked.in_flight.is_empty()
-            && self.refused.is_empty()
-    }
-}

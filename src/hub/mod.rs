@@ -6,6 +6,7 @@
 
 mod address;
 mod append;
+mod attach;
 mod beside;
 mod client;
 mod counts;
@@ -37,10 +38,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
+pub use attach::Attached;
 pub use client::{Client, Token};
 pub use inbound::Descending;
 pub use log_budget::brief;
-pub use login::{Attached, Login, LoginRefused, Peer};
+pub use login::{Login, LoginRefused, Peer};
 pub use publish::Published;
 pub use refused::Refused;
 pub use routing::Routing;
@@ -115,6 +117,12 @@ struct Slot {
     /// Whether the journal has these subscriptions.
     recorded: bool,
     parked: client::Parked,
+    /// How long it is kept after its connection, in seconds; `u32::MAX`: for ever.
+    expiry_s: u32,
+    /// Since when it has no connection, in seconds since 1970; 0: it has one, or nobody looked yet.
+    left_unix: u64,
+    /// A will that waits.
+    late_will: Option<leave::LateWill>,
     refused: VecDeque<(PacketId, String)>,
 }
 
@@ -195,18 +203,25 @@ impl Hub {
             journal,
             metrics,
         };
+        let expiries = hub.journal.take_expiries();
         let unread = hub.retained.load(hub.journal.take_retained());
         if unread > 0 {
             tracing::error!(unread, "retained messages do not read and are lost");
         }
         for (identity, subscriptions) in sessions {
             if let Some(identity) = Identity::read(&identity) {
+                let (expiry_s, left_unix) = expiries
+                    .get(identity.as_str())
+                    .copied()
+                    .unwrap_or((u32::MAX, 0));
                 let slot = Slot {
                     subscriber: hub
                         .plain_side(&identity, &subscriptions, true)
                         .map(|side| side.subscriber),
                     subscriptions: Some(subscriptions),
                     recorded: true,
+                    expiry_s,
+                    left_unix,
                     ..Slot::default()
                 };
                 hub.slots.insert(identity, slot);
@@ -344,6 +359,7 @@ impl Hub {
         let mut losses = Vec::new();
         self.store.sweep((now.ms, now.wall_ms), &mut losses);
         self.space.live().sweep((now.ms, now.ms), &mut losses);
+        self.end_sessions(now);
         if now.unix.is_multiple_of(sys::EVERY_S) {
             self.publish_sys(now);
         }

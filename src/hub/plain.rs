@@ -429,9 +429,9 @@ fn kept_properties(sent: Properties<'_>) -> (BytesMut, Option<u64>) {
     let mut bytes = BytesMut::new();
     let mut expiry_ms = None;
     if !sent.is_empty() {
-        let kept = sent
-            .iter()
-            .filter(|one| !matches!(one, Property::TopicAlias(_)));
+        let is_own =
+            |one: &Property<'_>| matches!(one, Property::TopicAlias(_) | Property::WillDelay(_));
+        let kept = sent.iter().filter(|one| !is_own(one));
         let written = encode_properties(&mut bytes, Place::ServerPublish, kept);
         debug_assert!(written.is_ok(), "what came may go: {written:?}");
         expiry_ms = sent.find(|property| match property {

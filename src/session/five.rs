@@ -35,12 +35,11 @@ impl<T> Session<T> {
         self.five.is_some()
     }
 
-    /// Whether the client wants its session kept after the connection (§3.1.2.11.2).
+    /// How long the client wants its session kept after the connection, in seconds; `u32::MAX`: for
+    /// ever (§3.1.2.11.2). 3.1.1 has no such wish.
     #[must_use]
-    pub fn wants_to_be_kept(&self) -> bool {
-        self.five
-            .as_ref()
-            .is_some_and(|five| five.session_expiry > 0)
+    pub fn expiry_seconds(&self) -> Option<u32> {
+        self.five.as_ref().map(|five| five.session_expiry)
     }
 
     /// Whether the client takes so large a PUBLISH (§3.1.2.11.4).
@@ -232,11 +231,7 @@ impl<T> Session<T> {
     /// CONNACK with the hub's bounds (§3.2.2.3).
     pub(super) fn welcome_v5(&mut self, welcome: &Welcome<'_>) {
         let expiry = self.five.as_ref().map_or(0, |five| five.session_expiry);
-        let told = match (welcome.is_kept, expiry) {
-            (true, seconds) if seconds < u32::MAX => Some(Property::SessionExpiry(u32::MAX)),
-            (false, 1..) => Some(Property::SessionExpiry(0)),
-            _ => None,
-        };
+        let told = (!welcome.is_kept && expiry > 0).then_some(Property::SessionExpiry(0));
         let assigned = welcome.assigned_client_id.map(Property::AssignedClientId);
         let limits = [
             welcome.packet_bytes_max.map(Property::MaximumPacketSize),

@@ -88,10 +88,25 @@ pub struct Journal {
     state: State,
     /// What was read, until somebody takes it.
     retained: Mutex<Vec<(String, Bytes)>>,
+    expiries: Mutex<BTreeMap<String, (u32, u64)>>,
 }
 
 /// What was read at start: the sessions, and a sentence for each thing that was lost.
 pub type Restored = (BTreeMap<String, Vec<Subscription>>, Vec<String>);
+
+/// A session as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    ForEver(Vec<Subscription>),
+    Until {
+        subscriptions: Vec<Subscription>,
+        /// How long after its connection, in seconds.
+        expiry: u32,
+        /// When that ended, in seconds since 1970; 0: not known.
+        left: u64,
+    },
+}
 
 /// The sessions among the values of the small state; `damage` is what was lost before.
 pub(super) fn sessions(values: Values, mut damage: Vec<String>) -> Restored {
@@ -101,7 +116,7 @@ pub(super) fn sessions(values: Values, mut damage: Vec<String>) -> Restored {
             continue;
         };
         match serde_json::from_slice(&value) {
-            Ok(subscriptions) => {
+            Ok(Kept::ForEver(subscriptions) | Kept::Until { subscriptions, .. }) => {
                 sessions.insert(identity.to_owned(), subscriptions);
             }
             Err(error) => damage.push(format!("the value of {key:?} does not read: {error}")),
@@ -123,8 +138,17 @@ impl Journal {
             Some((topic.to_owned(), value.clone()))
         });
         let retained = retained.collect();
+        let expiries = values.iter().filter_map(|(key, value)| {
+            let identity = key.strip_prefix(PREFIX)?;
+            match serde_json::from_slice(value).ok()? {
+                Kept::Until { expiry, left, .. } => Some((identity.to_owned(), (expiry, left))),
+                Kept::ForEver(_) => None,
+            }
+        });
+        let expiries = expiries.collect();
         let journal = Self {
             state,
+            expiries: Mutex::new(expiries),
             retained: Mutex::new(retained),
         };
         Ok((journal, sessions(values, damage)))
@@ -136,6 +160,7 @@ impl Journal {
         Self {
             state: State::memory(),
             retained: Mutex::default(),
+            expiries: Mutex::default(),
         }
     }
 
@@ -143,6 +168,13 @@ impl Journal {
     #[must_use]
     pub fn take_retained(&self) -> Vec<(String, Bytes)> {
         std::mem::take(&mut *self.retained.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Of the sessions that were read and are not kept for ever: how long after their connection,
+    /// in seconds, and when that ended, in seconds since 1970 (0: not known).
+    #[must_use]
+    pub fn take_expiries(&self) -> BTreeMap<String, (u32, u64)> {
+        std::mem::take(&mut *self.expiries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Records the retained message of a topic, or with `None` that there is none any more.
@@ -165,16 +197,42 @@ impl Journal {
         subscriptions: Option<&[Subscription]>,
         waiter: &Arc<Mailbox>,
     ) -> u64 {
+        match subscriptions {
+            Some(list) => self.record_until(identity, (list, u32::MAX, 0), waiter),
+            None => self.record_value(identity, Ok(None), waiter),
+        }
+    }
+
+    /// Records a session that is kept for so many seconds after its connection (`u32::MAX`: for
+    /// ever), and when that ended, in seconds since 1970 (0: it has not). As [`Journal::record`].
+    pub fn record_until(
+        &self,
+        identity: &str,
+        (subscriptions, expiry, left): (&[Subscription], u32, u64),
+        waiter: &Arc<Mailbox>,
+    ) -> u64 {
+        let subscriptions = subscriptions.to_vec();
+        let kept = match expiry {
+            u32::MAX => Kept::ForEver(subscriptions),
+            _ => Kept::Until {
+                subscriptions,
+                expiry,
+                left,
+            },
+        };
+        let value = serde_json::to_vec(&kept).map(|json| Some(Bytes::from(json)));
+        self.record_value(identity, value, waiter)
+    }
+
+    fn record_value(
+        &self,
+        identity: &str,
+        value: Result<Option<Bytes>, serde_json::Error>,
+        waiter: &Arc<Mailbox>,
+    ) -> u64 {
         let key = format!("{PREFIX}{identity}");
-        let json = |list| {
-            serde_json::to_vec(list)
-                .map(Bytes::from)
-                .map_err(io::Error::from)
-        };
-        let recorded = match subscriptions.map(json).transpose() {
-            Ok(value) => self.state.record(&key, value, waiter),
-            Err(error) => Err(error),
-        };
+        let value = value.map_err(io::Error::from);
+        let recorded = value.and_then(|value| self.state.record(&key, value, waiter));
         recorded.unwrap_or_else(|error| {
             tracing::error!(%error, identity, "a session can never be kept");
             // Never durable, so it is never acknowledged.

@@ -110,8 +110,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if voids_will {
                     client.void_will();
                 }
-                if self.session.is_v5() && !self.session.wants_to_be_kept() {
-                    client.set_persistent(false);
+                if let Some(seconds) = self.session.expiry_seconds() {
+                    client.set_expiry(seconds);
                 }
                 return Err(Close::Disconnect);
             }

@@ -1,0 +1,161 @@
+//! How long sessions are kept, and wills that wait, against the real binary.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use edgehub::mqtt::QoS;
+use edgehub::mqtt::v5::{Connect, FromClient, Place, Properties, Property, ReasonCode, Will};
+
+use common::five::{Five, Got, list};
+use common::{End, Hub, Setup};
+
+const OPEN: &str = "[[authorization]]\n\
+    identities = [\"{{anonymous}}\"]\n\
+    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
+
+fn open() -> Setup {
+    let mut setup = Setup::new("{}", &["a"]);
+    setup.listeners += "anonymous = true\n";
+    setup.extra = OPEN.to_owned();
+    setup
+}
+
+fn is_present(connack: &Got) -> bool {
+    match connack {
+        Got::ConnAck {
+            session_present, ..
+        } => *session_present,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sessions that the hub has.
+fn sessions(hub: &Hub) -> usize {
+    hub.status()["clients"].as_array().unwrap().len()
+}
+
+/// A client with a will that waits.
+async fn with_will(hub: &Hub, expiry_s: u32, delay_s: u32) -> Five {
+    let expiry = list(Place::Connect, &[Property::SessionExpiry(expiry_s)]);
+    let delay = list(Place::Will, &[Property::WillDelay(delay_s)]);
+    let mut five = Five::open(hub.tcp()).await;
+    five.send(&FromClient::Connect(Connect {
+        clean_start: false,
+        keep_alive_seconds: 60,
+        properties: Properties::parse(&expiry, Place::Connect).unwrap(),
+        client_id: "sensor",
+        will: Some(Will {
+            properties: Properties::parse(&delay, Place::Will).unwrap(),
+            topic: "gone",
+            payload: b"x",
+            qos: QoS::AtLeastOnce,
+            retain: false,
+        }),
+        username: None,
+        password: None,
+    }))
+    .await;
+    assert!(matches!(
+        five.receive().await,
+        Got::ConnAck {
+            reason: ReasonCode::Success,
+            ..
+        }
+    ));
+    five
+}
+
+async fn watcher(hub: &Hub) -> Five {
+    let (mut watcher, _) = Five::anonymous(hub, "watcher", true, &[]).await;
+    watcher.subscribe("gone").await;
+    watcher
+}
+
+#[tokio::test]
+async fn a_session_is_kept_for_as_long_as_was_asked() {
+    let setup = open();
+    let hub = setup.start();
+    let short = [Property::SessionExpiry(2)];
+    let (mut five, connack) = Five::anonymous(&hub, "short", false, &short).await;
+    assert!(!is_present(&connack));
+    five.subscribe("a").await;
+    drop(five);
+    let (five, connack) = Five::anonymous(&hub, "short", false, &short).await;
+    assert!(is_present(&connack));
+    drop(five);
+    hub.until("it has expired", |hub| sessions(hub) == 0);
+    let (five, connack) = Five::anonymous(&hub, "short", false, &[]).await;
+    assert!(!is_present(&connack));
+    five.leave(ReasonCode::Success, &[]).await;
+}
+
+#[tokio::test]
+async fn it_expires_over_restarts_too() {
+    for end in End::ALL {
+        let setup = open();
+        let hub = setup.start();
+        for (id, seconds) in [("short", 2), ("long", 1000), ("ever", u32::MAX)] {
+            let kept = [Property::SessionExpiry(seconds)];
+            let (mut five, _) = Five::anonymous(&hub, id, false, &kept).await;
+            five.subscribe("a").await;
+        }
+        hub.until("all are gone", |hub| {
+            hub.metric("edgehub_connected_clients", &[]) == 0.0
+        });
+        hub.end(end);
+        let hub = setup.start();
+        hub.until("one has expired", |hub| sessions(hub) == 2);
+        for id in ["long", "ever"] {
+            let (_, connack) = Five::anonymous(&hub, id, false, &[]).await;
+            assert!(is_present(&connack), "{id}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_will_waits_for_its_delay_or_the_sessions_end() {
+    let setup = open();
+    let hub = setup.start();
+    let mut watcher = watcher(&hub).await;
+    for (expiry_s, delay_s) in [(1000, 2), (2, 1000)] {
+        let began = Instant::now();
+        drop(with_will(&hub, expiry_s, delay_s).await);
+        assert_eq!(watcher.message().await.0, "gone");
+        let took = began.elapsed();
+        assert!(took > Duration::from_millis(900), "{took:?}");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_will_is_not_sent_if_the_client_comes_back_in_time() {
+    let setup = open();
+    let hub = setup.start();
+    let mut watcher = watcher(&hub).await;
+    drop(with_will(&hub, 1000, 3).await);
+    hub.until("it is gone", |hub| {
+        hub.metric("edgehub_connected_clients", &[]) == 1.0
+    });
+    let (sensor, connack) =
+        Five::anonymous(&hub, "sensor", false, &[Property::SessionExpiry(1000)]).await;
+    assert!(is_present(&connack));
+    let began = Instant::now();
+    hub.until("its time passes", |_| began.elapsed().as_secs() > 5);
+    let (mut marker, _) = Five::anonymous(&hub, "marker", true, &[]).await;
+    marker.publish("gone", b"marker", &[]).await;
+    assert_eq!(watcher.message().await.1, b"marker");
+    sensor.leave(ReasonCode::Success, &[]).await;
+    // A clean start ends the session, and with it the wait.
+    drop(with_will(&hub, 1000, 1000).await);
+    hub.until("it is gone", |hub| {
+        hub.metric("edgehub_connected_clients", &[]) == 2.0
+    });
+    let (_sensor, connack) = Five::anonymous(&hub, "sensor", true, &[]).await;
+    assert!(!is_present(&connack));
+    assert_eq!(watcher.message().await.1, b"x");
+    // Without a session to wait in, a will goes at once.
+    drop(with_will(&hub, 0, 1000).await);
+    assert_eq!(watcher.message().await.1, b"x");
+}
