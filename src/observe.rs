@@ -46,6 +46,8 @@ pub const GET_TWIN: &str = "edgehub_gettwin_total";
 pub const QUEUE_LENGTH: &str = "edgehub_queue_length";
 /// Bytes of all queued messages.
 pub const QUEUE_BYTES: &str = "edgehub_queue_bytes";
+/// Subscriptions to plain topics.
+pub const SUBSCRIPTIONS: &str = "edgehub_subscriptions";
 /// Retained messages.
 pub const RETAINED_MESSAGES: &str = "edgehub_retained_messages";
 /// What they take.
@@ -121,6 +123,7 @@ const COUNTERS: &[(&str, &str)] = &[
 const GAUGES: &[(&str, &str)] = &[
     (QUEUE_LENGTH, "Messages waiting or in flight"),
     (QUEUE_BYTES, "Bytes of all queued messages"),
+    (SUBSCRIPTIONS, "Subscriptions to plain topics"),
     (RETAINED_MESSAGES, "Retained messages"),
     (RETAINED_BYTES, "Bytes of all retained messages"),
     (CONNECTED_CLIENTS, "Clients connected now"),

@@ -35,11 +35,6 @@ fn not_available_yet(reader: &mut Reader<'_>, unchecked: &Unchecked) {
     const NOT_YET: &str = "is not available in this version";
     let config = &unchecked.config;
     for (listener, path) in config.listeners.iter().zip(&unchecked.listener_paths) {
-        if matches!(listener.transport, Transport::Ws | Transport::Wss) {
-            let origin = reader.origin(&[&format!("{path}.transport")]);
-            let message = format!("transport {:?} {NOT_YET}", listener.transport.name());
-            reader.error(&origin, message, Some("\"tls\" is".to_owned()));
-        }
         if !listener.trusted_proxies.is_empty() {
             let origin = reader.origin(&[&format!("{path}.trusted_proxies")]);
             reader.error(&origin, format!("`trusted_proxies` {NOT_YET}"), None);

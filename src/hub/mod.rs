@@ -397,6 +397,7 @@ impl Hub {
         self.metrics.queues(lengths, self.store.used_bytes());
         let (messages, bytes) = self.retained.size();
         let gauges = [
+            (observe::SUBSCRIPTIONS, self.space.subscriptions() as f64),
             (observe::RETAINED_MESSAGES, messages as f64),
             (observe::RETAINED_BYTES, bytes as f64),
         ];

@@ -5,6 +5,7 @@ mod connection;
 mod pending;
 pub(crate) mod socket;
 pub mod tls;
+mod websocket;
 
 use std::future::poll_fn;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -22,10 +24,12 @@ use connection::Connection;
 use pending::Pending;
 pub use pending::PendingSet;
 use tls::SharedTls;
+use websocket::WebSocket;
 
-use crate::config::Listener;
+use crate::config::{Listener, Transport};
 use crate::hub::{Hub, Now, Peer};
 use crate::identity::ClientCertificate;
+use crate::limits;
 use crate::mailbox::{EVICTED, Mailbox};
 use crate::observe;
 
@@ -113,20 +117,94 @@ fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Share
     if let Err(error) = prepare(&socket) {
         tracing::debug!(%error, "socket options");
     }
-    let encrypted = settings.transport.is_encrypted();
+    let transport = settings.transport;
     tokio::spawn(async move {
         if !speaks(&socket, &shared, &mailbox).await {
             return;
         }
+        let arrival = Arrival {
+            shared,
+            peer,
+            mailbox,
+            pending,
+            since,
+        };
         // Boxed: while it waits for the first bytes, a task is small.
-        if encrypted {
-            Box::pin(secure(socket, shared, peer, mailbox, pending, since)).await;
-        } else {
-            let Shared { hub, clock, .. } = shared;
-            let connection = Connection::new(socket, hub, clock, peer, mailbox, pending, since);
-            Box::pin(connection.serve()).await;
+        match transport {
+            Transport::Tcp => Box::pin(arrival.serve(socket)).await,
+            Transport::Tls => Box::pin(arrival.secure(socket, false)).await,
+            Transport::Ws => Box::pin(arrival.upgrade(Box::new(socket))).await,
+            Transport::Wss => Box::pin(arrival.secure(socket, true)).await,
         }
     });
+}
+
+/// A connection on its way to its session.
+struct Arrival {
+    shared: Shared,
+    peer: Peer,
+    mailbox: Arc<Mailbox>,
+    pending: Pending,
+    /// When it was accepted.
+    since: Now,
+}
+
+impl Arrival {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
+        let Shared { hub, clock, .. } = self.shared;
+        let (peer, mailbox, pending) = (self.peer, self.mailbox, self.pending);
+        let connection = Connection::new(stream, hub, clock, peer, mailbox, pending, self.since);
+        Box::pin(connection.serve()).await;
+    }
+
+    /// Waits for a handshake within the time for CONNECT.
+    async fn within<T>(
+        &self,
+        what: &str,
+        reason: &str,
+        handshake: impl Future<Output = Result<T, String>>,
+    ) -> Option<T> {
+        let now = self.shared.clock.now();
+        let spent = Duration::from_millis(now.ms.saturating_sub(self.since.ms));
+        let deadline = connect_timeout(&self.shared).saturating_sub(spent);
+        let handshake = tokio::select! {
+            done = Box::pin(handshake) => done,
+            () = tokio::time::sleep(deadline) => Err("timeout".to_owned()),
+            () = evicted(&self.mailbox) => Err("evicted".to_owned()),
+        };
+        match handshake {
+            Ok(done) => Some(done),
+            Err(error) => {
+                count_closed(&self.shared, reason);
+                let address = self.peer.address;
+                tracing::debug!(%address, error, "{what} handshake failed");
+                None
+            }
+        }
+    }
+
+    async fn secure(mut self, socket: TcpStream, is_websocket: bool) {
+        let handshake = handshake(socket, &self.shared.tls);
+        let done = self.within("TLS", "tls_handshake", handshake).await;
+        let Some((stream, certificate)) = done else {
+            return;
+        };
+        self.peer.certificate = certificate;
+        if is_websocket {
+            self.upgrade(Box::new(stream)).await;
+        } else {
+            self.serve(stream).await;
+        }
+    }
+
+    async fn upgrade(self, socket: Box<dyn websocket::Socket>) {
+        let max = self.shared.hub.limits().max_message_bytes + limits::TOPIC_BYTES_MAX;
+        let handshake = WebSocket::accept(socket, max);
+        let done = self.within("WebSocket", "websocket_handshake", handshake);
+        if let Some(stream) = done.await {
+            self.serve(stream).await;
+        }
+    }
 }
 
 /// Waits for the client's first bytes; a silent one costs no more than this.
@@ -161,35 +239,6 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(120));
     socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
-
-async fn secure(
-    socket: TcpStream,
-    shared: Shared,
-    mut peer: Peer,
-    mailbox: Arc<Mailbox>,
-    pending: Pending,
-    since: Now,
-) {
-    let spent = Duration::from_millis(shared.clock.now().ms.saturating_sub(since.ms));
-    let deadline = connect_timeout(&shared).saturating_sub(spent);
-    let handshake = tokio::select! {
-        done = Box::pin(handshake(socket, &shared.tls)) => done,
-        () = tokio::time::sleep(deadline) => Err("timeout".to_owned()),
-        () = evicted(&mailbox) => Err("evicted".to_owned()),
-    };
-    let (stream, certificate) = match handshake {
-        Ok(done) => done,
-        Err(reason) => {
-            count_closed(&shared, "tls_handshake");
-            tracing::debug!(address = %peer.address, reason, "TLS handshake failed");
-            return;
-        }
-    };
-    peer.certificate = certificate;
-    let Shared { hub, clock, .. } = shared;
-    let connection = Connection::new(stream, hub, clock, peer, mailbox, pending, since);
-    Box::pin(connection.serve()).await;
 }
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;

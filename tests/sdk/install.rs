@@ -19,30 +19,28 @@ pub fn source(file: &str) -> PathBuf {
 
 /// The interpreter of a virtual environment that has the Python SDK.
 pub fn python() -> PathBuf {
-    once(
-        "python",
-        "bin/python",
-        &["requirements.txt"],
-        |folder, log| {
-            let python = folder.join("bin/python");
-            let venv = ["-m", "venv", "--clear"];
-            run(Command::new("python3").args(venv).arg(folder), log);
-            let pip = [
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--quiet",
-                "-r",
-            ];
-            run(
-                Command::new(python)
-                    .args(pip)
-                    .arg(source("requirements.txt")),
-                log,
-            );
-        },
-    )
+    python_with("python", "requirements.txt")
+}
+
+/// The interpreter of a virtual environment of this name, with these requirements.
+pub fn python_with(name: &str, requirements: &str) -> PathBuf {
+    once(name, "bin/python", &[requirements], |folder, log| {
+        let python = folder.join("bin/python");
+        let venv = ["-m", "venv", "--clear"];
+        run(Command::new("python3").args(venv).arg(folder), log);
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--quiet",
+            "-r",
+        ];
+        run(
+            Command::new(python).args(pip).arg(source(requirements)),
+            log,
+        );
+    })
 }
 
 /// A `node_modules` folder that has the Node SDK.

@@ -116,14 +116,6 @@ fn doubtful_values_are_warned_of() {
 fn what_this_version_lacks_is_refused() {
     for (section, place) in [
         (
-            "[[listener]]\nbind = \"127.0.0.1:443\"\ntransport = \"wss\"",
-            "10:13",
-        ),
-        (
-            "[[listener]]\nbind = \"127.0.0.1:80\"\ntransport = \"ws\"",
-            "10:13",
-        ),
-        (
             "[[listener]]\nbind = \"127.0.0.1:0\"\ntrusted_proxies = [\"10.0.0.0/8\"]",
             "10:19",
         ),
