@@ -86,6 +86,8 @@ pub struct Limits {
     pub max_output_bytes: usize,
     /// Routes of the manifest. Default 1,000.
     pub max_routes: usize,
+    /// Sessions, of which those without credentials may be refused. Default 10,000.
+    pub max_sessions: usize,
     /// Retained messages. Default 100,000.
     pub max_retained_messages: usize,
     /// Bytes of all retained messages, which are in memory too: topics, properties and payloads,
@@ -110,6 +112,7 @@ impl Limits {
         endpoint_max_messages: 1_000_000,
         max_output_bytes: 256 * KIB,
         max_routes: 1_000,
+        max_sessions: 10_000,
         max_retained_messages: 100_000,
         max_retained_bytes: 64 * MIB as u64,
     };
@@ -150,6 +153,8 @@ impl Ranges {
     pub const MAX_OUTPUT_BYTES: RangeInclusive<usize> = 4 * KIB..=(64 * MIB);
     /// Every message is compared with every route of its source.
     pub const MAX_ROUTES: RangeInclusive<usize> = 1..=100_000;
+    /// As connections.
+    pub const MAX_SESSIONS: RangeInclusive<usize> = 1..=1_000_000;
     /// 0: none are kept.
     pub const MAX_RETAINED_MESSAGES: RangeInclusive<usize> = 0..=10_000_000;
     /// 0: none are kept.
@@ -196,6 +201,7 @@ mod tests {
         assert!(Ranges::ENDPOINT_MAX_MESSAGES.contains(&limits.endpoint_max_messages));
         assert!(Ranges::MAX_OUTPUT_BYTES.contains(&limits.max_output_bytes));
         assert!(Ranges::MAX_ROUTES.contains(&limits.max_routes));
+        assert!(Ranges::MAX_SESSIONS.contains(&limits.max_sessions));
         assert!(Ranges::MAX_RETAINED_MESSAGES.contains(&limits.max_retained_messages));
         assert!(Ranges::MAX_RETAINED_BYTES.contains(&limits.max_retained_bytes));
     }

@@ -15,6 +15,8 @@ const OPEN: &str = "[[authorization]]\n\
     identities = [\"{{anonymous}}\"]\n\
     allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
 
+const FOREVER: [Property<'_>; 1] = [Property::SessionExpiry(u32::MAX)];
+
 fn open() -> Setup {
     let mut setup = Setup::new("{}", &["a"]);
     setup.listeners += "anonymous = true\n";
@@ -158,4 +160,58 @@ async fn a_will_is_not_sent_if_the_client_comes_back_in_time() {
     // Without a session to wait in, a will goes at once.
     drop(with_will(&hub, 0, 1000).await);
     assert_eq!(watcher.message().await.1, b"x");
+}
+
+#[tokio::test]
+async fn there_is_an_end_to_sessions_and_to_what_they_leave_on_disk() {
+    let mut setup = open();
+    setup.extra += "[limits]\nmax_sessions = 20\n[store]\nsegment_bytes = \"4MiB\"\n\
+        max_bytes = \"32MiB\"\n";
+    let hub = setup.start();
+    let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
+    let short = [Property::SessionExpiry(1)];
+    for round in 0..3 {
+        for n in 0..10 {
+            let id = format!("{round}-{n}");
+            let (mut five, _) = Five::anonymous(&hub, &id, true, &short).await;
+            five.subscribe("fill").await;
+        }
+        let payload = vec![b'x'; 100_000];
+        let told = sender.publish("fill", &payload, &[]).await;
+        assert_eq!(told, ReasonCode::Success);
+        hub.until("they have expired", |hub| sessions(hub) == 1);
+    }
+    // 64 MiB through 4 MiB segments: what those sessions had is gone from the disk.
+    let (mut last, _) = Five::anonymous(&hub, "last", true, &[Property::SessionExpiry(1000)]).await;
+    last.subscribe("through").await;
+    let payload = vec![b'x'; 500_000];
+    for _ in 0..128 {
+        let told = sender.publish("through", &payload, &[]).await;
+        assert_eq!(told, ReasonCode::Success);
+        assert_eq!(last.message().await.1.len(), payload.len());
+    }
+    hub.until("their queues are gone", |hub| {
+        let queues = &hub.status()["queues"];
+        queues.as_array().unwrap().len() <= 2
+    });
+    for n in 0..18 {
+        let (_, connack) = Five::anonymous(&hub, &format!("full-{n}"), true, &FOREVER).await;
+        assert!(!is_present(&connack));
+    }
+    let (_, connack) = Five::anonymous(&hub, "too many", true, &FOREVER).await;
+    assert!(
+        matches!(
+            connack,
+            Got::ConnAck {
+                reason: ReasonCode::ServerUnavailable,
+                ..
+            }
+        ),
+        "{connack:?}"
+    );
+    // One that is not kept may come in, and one that is there already.
+    let (_, connack) = Five::anonymous(&hub, "not kept", true, &[]).await;
+    assert!(!is_present(&connack));
+    let (_, connack) = Five::anonymous(&hub, "full-3", false, &FOREVER).await;
+    assert!(is_present(&connack));
 }

@@ -232,6 +232,7 @@ fn queue_limits(section: &mut Section<'_, '_>) -> Limits {
             default.max_output_bytes,
         ),
         max_routes: section.number("max_routes", Ranges::MAX_ROUTES, default.max_routes),
+        max_sessions: section.number("max_sessions", Ranges::MAX_SESSIONS, default.max_sessions),
         max_retained_messages: section.number(
             "max_retained_messages",
             Ranges::MAX_RETAINED_MESSAGES,

@@ -194,6 +194,7 @@ endpoint_max_bytes = "1MB"
 endpoint_max_messages = 1000
 max_output_bytes = "64KiB"
 max_routes = 40
+max_sessions = 9
 max_retained_messages = 7
 max_retained_bytes = "1MiB"
 
@@ -280,6 +281,7 @@ fn every_key_reaches_its_field() {
         endpoint_max_messages: 1_000,
         max_output_bytes: 64 * 1024,
         max_routes: 40,
+        max_sessions: 9,
         max_retained_messages: 7,
         max_retained_bytes: 1 << 20,
     };

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::client::{Client, Scratch, Token};
 use super::outgoing::PlainSide;
+use super::plain::Subscriber;
 use super::{Hub, Login, Now, Slot};
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{Mailbox, RECHECK, TAKEN_OVER};
@@ -36,6 +37,9 @@ impl Hub {
         session: &mut Session<Token>,
         now: Now,
     ) -> Attached {
+        if self.is_one_too_many(login) {
+            return Attached::Full;
+        }
         let mut slot = self.slots.entry(login.identity.clone()).or_default();
         if let Some(current) = &slot.current {
             current.raise(TAKEN_OVER);
@@ -73,19 +77,11 @@ impl Hub {
         };
         let subscriber = slot.subscriber.take();
         drop(slot);
-        let former = former.unwrap_or_default();
         if let Some(will) = late_will.filter(|_| is_clean) {
             self.publish_late(will, now);
         }
-        let (subscriptions, plain) = if is_clean {
-            if let Some(subscriber) = &subscriber {
-                self.end_subscriber(subscriber, &former);
-            }
-            (Vec::new(), None)
-        } else {
-            let plain = subscriber.map(|subscriber| PlainSide::of(subscriber, &former));
-            (former, plain)
-        };
+        let former = former.unwrap_or_default();
+        let (subscriptions, plain) = self.go_on(subscriber, former, is_clean);
         let mut client = self.new_client(login, mailbox, subscriptions, plain);
         if ended {
             self.journal.record(login.identity.as_str(), None, mailbox);
@@ -110,6 +106,32 @@ impl Hub {
         let id = login.identity.as_str();
         tracing::info!(id, session_present = present, "client connected");
         Attached::In(Box::new(client))
+    }
+
+    /// The subscriptions of the session, unless it is to be forgotten.
+    fn go_on(
+        &self,
+        subscriber: Option<Arc<Subscriber>>,
+        former: Vec<Subscription>,
+        is_clean: bool,
+    ) -> (Vec<Subscription>, Option<PlainSide>) {
+        if !is_clean {
+            let plain = subscriber.map(|subscriber| PlainSide::of(subscriber, &former));
+            return (former, plain);
+        }
+        if let Some(subscriber) = &subscriber {
+            self.end_subscriber(subscriber, &former);
+        }
+        (Vec::new(), None)
+    }
+
+    /// Whether a session would be over `max_sessions`. Those of the registry are counted, not
+    /// refused: it bounds them.
+    fn is_one_too_many(&self, login: &Login) -> bool {
+        login.persistent
+            && login.identity.is_plain()
+            && self.slots.len() >= self.limits().max_sessions
+            && !self.slots.contains_key(&login.identity)
     }
 
     fn welcome<'a>(&self, login: &'a Login, session_present: bool) -> Welcome<'a> {

@@ -194,10 +194,22 @@ impl Store {
             front.note |= steps || !lock(&log.dirty).is_empty();
             log.wake_writer(front);
         }
+        let oldest_seq = self.log.as_ref().map(|log| {
+            let oldest = log.catalog().values().map(|segment| segment.base_seq).min();
+            oldest.unwrap_or(next_seq)
+        });
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        // On disk a queue stands for its cursor, which old segments may need yet.
         queues.retain(|_, queue| {
-            self.log.is_some() || Arc::strong_count(queue) > 1 || !queue.is_empty()
+            let is_in_use = || Arc::strong_count(queue) > 1 || !queue.is_empty();
+            match oldest_seq {
+                None => is_in_use(),
+                // On disk a queue stands for its cursor, which old segments may need yet. Clients
+                // choose the names of sessions, so that there is no end to them.
+                Some(oldest_seq) => {
+                    let is_session = matches!(queue.endpoint(), Endpoint::Session { .. });
+                    !is_session || is_in_use() || queue.last_seq() >= oldest_seq
+                }
+            }
         });
     }
 

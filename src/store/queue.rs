@@ -98,6 +98,13 @@ impl Queue {
         self.messages() == 0
     }
 
+    /// The newest message that it ever had.
+    pub(super) fn last_seq(&self) -> u64 {
+        let state = self.lock();
+        let newest = state.lanes.iter().map(|lane| lane.last_seq);
+        newest.max().unwrap_or(0)
+    }
+
     /// Messages that wait or are in flight.
     #[must_use]
     pub fn messages(&self) -> usize {

@@ -277,7 +277,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Attached::Wait => Ok(()),
             Attached::Full => {
-                let close = Close::LoginRefused("over max_connections".to_owned());
+                let text = "over max_connections or max_sessions".to_owned();
+                let close = Close::LoginRefused(text);
                 let code = ConnectReturnCode::ServerUnavailable;
                 self.session.refuse(now.ms, 0, code, close);
                 self.session.handle_timeout(now.ms)
