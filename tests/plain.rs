@@ -649,3 +649,95 @@ async fn the_hubs_state_is_in_sys_for_those_who_may_see_everything() {
     let told = four.publish("$SYS/broker/uptime", b"0", &[]).await;
     assert_eq!(told, ReasonCode::NotAuthorized);
 }
+
+/// The sender after the hub has come back: its messages under these ids again, as after a lost
+/// PUBREC.
+async fn sends_again(hub: &Hub, ids: std::ops::RangeInclusive<u16>) -> Five {
+    let (mut sender, _) = Five::anonymous(hub, "sender", false, &KEPT).await;
+    for n in ids {
+        let packet = edgehub::mqtt::v5::Publish {
+            dup: true,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            topic: "a",
+            packet_id: Some(id(n)),
+            properties: edgehub::mqtt::v5::Properties::EMPTY,
+            payload: &[n as u8],
+        };
+        sender.send(&FromClient::Publish(packet)).await;
+        assert_eq!(sender.receive().await, Got::PubRec(n, ReasonCode::Success));
+        sender.send(&FromClient::PubRel(Ack::success(id(n)))).await;
+        assert_eq!(sender.receive().await, Got::PubComp(n));
+    }
+    sender
+}
+
+#[tokio::test]
+async fn exactly_once_holds_over_the_end_of_the_hub() {
+    for end in End::ALL {
+        let setup = open();
+        let hub = setup.start();
+        let (mut receiver, _) = Five::anonymous(&hub, "receiver", false, &KEPT).await;
+        receiver.subscribe_as("a", 2, &[]).await;
+        let (mut sender, _) = Five::anonymous(&hub, "sender", false, &KEPT).await;
+        for n in 1..=3_u16 {
+            sender.publish_as("a", ONCE, &[n as u8], &[]).await;
+            let told = Got::PubRec(n, ReasonCode::Success);
+            assert_eq!(sender.receive().await, told);
+        }
+        sender.send(&FromClient::PubRel(Ack::success(id(1)))).await;
+        assert_eq!(sender.receive().await, Got::PubComp(1));
+        let mut ids = Vec::new();
+        for n in 1..=3 {
+            let got = receiver.receive().await;
+            let Got::Publish {
+                packet_id, payload, ..
+            } = got
+            else {
+                panic!("{got:?}");
+            };
+            assert_eq!(payload, [n]);
+            ids.push(packet_id.unwrap());
+        }
+        // The first is done with, the second was received, the third not.
+        for at in [0, 1] {
+            let received = FromClient::PubRec(Ack::success(id(ids[at])));
+            receiver.send(&received).await;
+            assert_eq!(receiver.receive().await, Got::PubRel(ids[at]));
+        }
+        let complete = FromClient::PubComp(Ack::success(id(ids[0])));
+        receiver.send(&complete).await;
+        hub.until("that is known", |hub| {
+            hub.metric("edgehub_queue_length", &["$session"]) == 1.0
+        });
+        hub.end(end);
+        let hub = setup.start();
+        let (mut receiver, _) = Five::anonymous(&hub, "receiver", false, &KEPT).await;
+        let mut got = vec![receiver.receive().await, receiver.receive().await];
+        got.sort_by_key(|one| matches!(one, Got::Publish { .. }));
+        // What was completed may be released once more: that changes nothing.
+        while let Some(Got::PubRel(released)) = got.first() {
+            assert!(ids[..2].contains(released), "{released}");
+            let complete = FromClient::PubComp(Ack::success(id(*released)));
+            receiver.send(&complete).await;
+            got.remove(0);
+            if !got.iter().any(|one| matches!(one, Got::Publish { .. })) {
+                got.push(receiver.receive().await);
+            }
+        }
+        // Under the same id, by which a client knows it again.
+        let [
+            Got::Publish {
+                packet_id, payload, ..
+            },
+        ] = &got[..]
+        else {
+            panic!("{got:?}");
+        };
+        assert_eq!((packet_id.unwrap(), &payload[..]), (ids[2], &[3_u8][..]));
+        let mut sender = sends_again(&hub, 2..=3).await;
+        receiver.acknowledge(&got[0]).await;
+        exactly_once(&mut sender, "a", b"last").await;
+        assert_eq!(receiver.message().await.1, b"last");
+    }
+}

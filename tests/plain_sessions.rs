@@ -166,7 +166,7 @@ async fn a_will_is_not_sent_if_the_client_comes_back_in_time() {
 async fn there_is_an_end_to_sessions_and_to_what_they_leave_on_disk() {
     let mut setup = open();
     setup.extra += "[limits]\nmax_sessions = 20\n[store]\nsegment_bytes = \"4MiB\"\n\
-        max_bytes = \"32MiB\"\n";
+        max_bytes = \"256MiB\"\n";
     let hub = setup.start();
     let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
     let short = [Property::SessionExpiry(1)];

@@ -36,6 +36,7 @@ impl Hub {
                 Err(full) => return full_for(client, publish, held, (is_patient, &full)),
             }
         }
+        let version = held.version.max(self.note_taken(client, publish, seq));
         self.append_live(client, &held, now);
         let Client { scratch, .. } = client;
         let output = &held.output;
@@ -52,7 +53,7 @@ impl Hub {
         scratch.copies.clear();
         Published::Accepted {
             seq,
-            version: held.version,
+            version,
             is_unrouted: held.targets == 0,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::client::{Client, Scratch, Token};
+use super::ledger::Ledger;
 use super::outgoing::PlainSide;
 use super::plain::Subscriber;
 use super::{Hub, Login, Now, Slot};
@@ -85,6 +86,8 @@ impl Hub {
         let mut client = self.new_client(login, mailbox, subscriptions, plain);
         if ended {
             self.journal.record(login.identity.as_str(), None, mailbox);
+            self.journal
+                .record_ledger(login.identity.as_str(), None, mailbox);
         }
         if !present {
             // A kept session outlives a restart even before its first SUBSCRIBE.
@@ -96,6 +99,7 @@ impl Hub {
         if !is_clean {
             session.resume(parked.next_id, parked.released, parked.unreleased);
             client.resumed = parked.in_flight;
+            client.ledger = parked.ledger;
         }
         self.metrics
             .counter(observe::CONNECT_SUCCESS, &[("id", &client.label)])
@@ -199,6 +203,8 @@ impl Hub {
             will: login.will.clone(),
             subscriptions,
             plain,
+            ledger: Ledger::default(),
+            received: VecDeque::new(),
             retained: VecDeque::new(),
             matched: None,
             plain_output: None,

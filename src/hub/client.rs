@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use metrics::{Counter, Histogram};
 
+use super::ledger::Ledger;
 use super::outgoing::PlainSide;
 use super::plain::Matched;
 use super::retained::Pending;
@@ -162,6 +163,21 @@ pub struct Parked {
     pub(super) released: BTreeSet<PacketId>,
     /// QoS 2 messages of the client that it has not released.
     pub(super) unreleased: BTreeSet<PacketId>,
+    pub(super) ledger: Ledger,
+}
+
+impl Parked {
+    /// What is left after a restart.
+    pub(super) fn restored(ledger: Option<Ledger>) -> Self {
+        let ledger = ledger.unwrap_or_default();
+        Self {
+            next_id: 1,
+            released: ledger.released(),
+            unreleased: ledger.taken(),
+            ledger,
+            ..Self::default()
+        }
+    }
 }
 
 /// One connected client.
@@ -191,6 +207,11 @@ pub struct Client {
     pub(super) parsed: Option<ParsedTopic>,
     /// In flight to the previous connection, to be sent again before anything else.
     pub(super) resumed: VecDeque<Resumed>,
+    /// Its QoS 2 messages that are not complete.
+    pub(super) ledger: Ledger,
+    /// Messages that it has, which leave their queues once the disk knows that (a version of the
+    /// small state).
+    pub(super) received: VecDeque<(u64, Token)>,
     /// Its subscriptions to plain topics.
     pub(super) plain: Option<PlainSide>,
     /// Retained messages that its subscriptions bring.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::client::{Client, Place, Resumed, Sent, Token};
+use super::ledger::packet_id;
 use super::outgoing::{again, outgoing, qos};
 use super::{Hub, Now, lose};
 use crate::mqtt::QoS;
@@ -95,6 +96,13 @@ impl Hub {
             let waited_ms = now.ms.saturating_sub(message.received_ms);
             client.process.add(waited_ms as f64 / 1000.0);
             let token = token(&input.queue, &delivery);
+            if input.is_plain
+                && !input.queue.endpoint().is_live()
+                && client.ledger.has(delivery.seq)
+            {
+                unwanted.push(token);
+                continue;
+            }
             let side = (&client.identity, client.plain.as_ref());
             let prepared = outgoing((input, message), side, now.ms, &mut scratch.properties);
             let Some((qos, out)) = prepared else {
@@ -102,7 +110,11 @@ impl Hub {
                 continue;
             };
             if session.takes(qos, &out) {
-                done.extend(session.deliver(now.ms, qos, &out, token));
+                let wanted = match (&token, qos) {
+                    (Token::Queued { place, .. }, QoS::ExactlyOnce) => packet_id(place),
+                    _ => None,
+                };
+                done.extend(session.deliver_as((now.ms, qos), &out, token, wanted));
             } else {
                 too_large.push(token);
             }

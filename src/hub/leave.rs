@@ -37,10 +37,8 @@ impl Hub {
             self.store_of(&input.queue)
                 .detach(&input.queue, &client.mailbox);
         }
-        let subscriber = client.plain.take().map(|side| side.subscriber);
-        if let Some(subscriber) = &subscriber {
-            self.leave_space(subscriber, &client);
-        }
+        self.unsettle_received(&mut client);
+        let subscriber = self.leave_space(&mut client);
         let parked = if client.persistent {
             // What was in memory is gone.
             in_flight.retain(|(_, _, place)| !place.is_live());
@@ -49,6 +47,7 @@ impl Hub {
                 next_id: left.outbound.next_id,
                 released: left.outbound.released,
                 unreleased: left.unreleased,
+                ledger: std::mem::take(&mut client.ledger),
             }
         } else {
             Parked::default()
@@ -86,6 +85,8 @@ impl Hub {
         drop(slot);
         if ended {
             self.journal.record(identity.as_str(), None, &mailbox);
+            self.journal
+                .record_ledger(identity.as_str(), None, &mailbox);
         }
         if let Some(waiting) = waiting {
             waiting.raise(ATTACH);
@@ -144,15 +145,17 @@ impl Hub {
     }
 
     /// The connection of a session in the plain topic space is gone: what is not kept for it goes.
-    fn leave_space(&self, subscriber: &Arc<Subscriber>, client: &Client) {
+    fn leave_space(&self, client: &mut Client) -> Option<Arc<Subscriber>> {
+        let subscriber = client.plain.take()?.subscriber;
         subscriber.set_connected(false);
         if client.persistent {
             let messages = self.space.live().clear(&subscriber.live) as u64;
             self.dropped("not_connected", "unknown", "")
                 .increment(messages);
         } else {
-            self.end_subscriber(subscriber, &client.subscriptions);
+            self.end_subscriber(&subscriber, &client.subscriptions);
         }
+        Some(subscriber)
     }
 
     /// Publishes the will; under `devices/` as telemetry with `MessageType=Will` (facts §1.2).

@@ -14,6 +14,7 @@ mod deliver;
 mod failures;
 mod inbound;
 mod leave;
+mod ledger;
 mod log_budget;
 mod login;
 mod outgoing;
@@ -204,6 +205,8 @@ impl Hub {
             metrics,
         };
         let expiries = hub.journal.take_expiries();
+        let ledgers = hub.journal.take_ledgers();
+        let kept_seq = hub.store.kept();
         let unread = hub.retained.load(hub.journal.take_retained());
         if unread > 0 {
             tracing::error!(unread, "retained messages do not read and are lost");
@@ -214,6 +217,8 @@ impl Hub {
                     .get(identity.as_str())
                     .copied()
                     .unwrap_or((u32::MAX, 0));
+                let ledger = ledgers.get(identity.as_str());
+                let ledger = ledger.and_then(|value| ledger::Ledger::read(value, kept_seq));
                 let slot = Slot {
                     subscriber: hub
                         .plain_side(&identity, &subscriptions, true)
@@ -222,6 +227,7 @@ impl Hub {
                     recorded: true,
                     expiry_s,
                     left_unix,
+                    parked: client::Parked::restored(ledger),
                     ..Slot::default()
                 };
                 hub.slots.insert(identity, slot);

@@ -229,6 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.awaits_kept = false;
                 self.session.handle_durable(self.hub.settled());
                 self.session.handle_state(self.hub.durable());
+                self.hub.settle_received(client, now);
                 self.session.handle_kept(self.hub.kept());
             }
         }

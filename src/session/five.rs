@@ -140,10 +140,7 @@ impl<T> Session<T> {
             FromClient::PubRec(ack) => {
                 self.handle_pubrec(now_ms, ack.packet_id, ack.reason.is_failure())
             }
-            FromClient::PubRel(ack) => {
-                self.handle_pubrel(ack.packet_id);
-                Ok(Event::None)
-            }
+            FromClient::PubRel(ack) => Ok(self.handle_pubrel(ack.packet_id)),
             FromClient::PubComp(ack) => self.handle_pubcomp(now_ms, ack.packet_id),
             FromClient::Subscribe(subscribe) => Ok(Event::Subscribe {
                 packet_id: subscribe.packet_id,

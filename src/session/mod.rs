@@ -71,6 +71,12 @@ pub enum Event<'a, T> {
     Unsubscribe(Unsubscribe<'a>),
     /// The client acknowledged a delivery.
     Delivered(T),
+    /// The client has a message of QoS 2: answer with [`Session::release`].
+    Received(PacketId, T),
+    /// The client is done with a message of QoS 2.
+    Completed(PacketId),
+    /// The client released a message of QoS 2 that it had sent.
+    Released(PacketId),
     /// The client took its leave (§3.14).
     Disconnect {
         /// Its will is not to be published.
@@ -240,10 +246,7 @@ impl<T> Session<T> {
             FromClient::Publish(publish) => Ok(self.handle_publish(publish, Properties::EMPTY)),
             FromClient::PubAck(packet_id) => self.handle_puback(now_ms, packet_id),
             FromClient::PubRec(packet_id) => self.handle_pubrec(now_ms, packet_id, false),
-            FromClient::PubRel(packet_id) => {
-                self.handle_pubrel(packet_id);
-                Ok(Event::None)
-            }
+            FromClient::PubRel(packet_id) => Ok(self.handle_pubrel(packet_id)),
             FromClient::PubComp(packet_id) => self.handle_pubcomp(now_ms, packet_id),
             FromClient::Subscribe(subscribe) => Ok(Event::Subscribe {
                 packet_id: subscribe.packet_id,
@@ -361,8 +364,20 @@ impl<T> Session<T> {
     /// Sends a message; it is in flight until acknowledged, but with QoS 0 the token comes straight
     /// back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
-        let at = (now_ms, qos);
-        self.sender.deliver(&mut self.output, at, out, token)
+        self.deliver_as((now_ms, qos), out, token, None)
+    }
+
+    /// The same, under this packet id unless it is in use: a message that comes again after the
+    /// hub was killed is known by it (MQTT 5 §4.3.3).
+    pub fn deliver_as(
+        &mut self,
+        at: (u64, QoS),
+        out: &Outgoing<'_>,
+        token: T,
+        wanted: Option<PacketId>,
+    ) -> Option<T> {
+        self.sender
+            .deliver(&mut self.output, at, (out, wanted), token)
     }
 
     /// Sends a message of the previous connection again, DUP set and under its old packet id

@@ -15,6 +15,8 @@ pub(super) enum Answer {
     PubAck(PacketId, ReasonCode),
     /// To a message of QoS 2.
     PubRec(PacketId, ReasonCode),
+    /// To PUBREC.
+    PubRel(PacketId),
     /// To PINGREQ.
     PingResp,
 }
@@ -98,9 +100,9 @@ impl Receiver {
         self.unreleased.contains(&packet_id)
     }
 
-    /// The client released a QoS 2 message.
-    pub fn release(&mut self, packet_id: PacketId) {
-        self.unreleased.remove(&packet_id);
+    /// The client released a QoS 2 message; false if there was none.
+    pub fn release(&mut self, packet_id: PacketId) -> bool {
+        self.unreleased.remove(&packet_id)
     }
 
     /// Goes on with what the previous connection had not released.
@@ -160,22 +162,37 @@ impl<T> Session<T> {
     ) -> Result<Event<'a, T>, Close> {
         self.check_step(packet_id, Step::Received)?;
         self.sender.hear(now_ms);
-        let token = self.sender.received(packet_id, failed);
-        if !failed {
-            let known = self.sender.is_released(packet_id);
-            self.pubrel(packet_id, known);
+        match self.sender.received(packet_id, failed) {
+            Some(token) if failed => return Ok(Event::Delivered(token)),
+            Some(token) => return Ok(Event::Received(packet_id, token)),
+            None => {}
         }
-        Ok(token.map_or(Event::None, Event::Delivered))
+        if self.sender.is_released(packet_id) {
+            self.answer_behind(Answer::PubRel(packet_id));
+        } else if !failed {
+            self.pubrel(packet_id, false);
+        }
+        Ok(Event::None)
     }
 
-    pub(super) fn handle_pubrel(&mut self, packet_id: PacketId) {
+    /// Sends PUBREL once everything up to a version of the small state is kept.
+    pub fn release(&mut self, packet_id: PacketId, version: u64) {
+        self.receiver.push((0, version), Answer::PubRel(packet_id));
+        self.answer();
+    }
+
+    pub(super) fn handle_pubrel<'a>(&mut self, packet_id: PacketId) -> Event<'a, T> {
         // One that is not known was released before: after a loss the client cannot know
         // (MQTT 5 §3.7.2.1).
-        self.receiver.release(packet_id);
+        let known = self.receiver.release(packet_id);
         if self.is_v5() {
             self.pubcomp_v5(packet_id);
         } else {
             self.encode(&FromServer::PubComp(packet_id));
+        }
+        match known {
+            true => Event::Released(packet_id),
+            false => Event::None,
         }
     }
 
@@ -186,8 +203,10 @@ impl<T> Session<T> {
     ) -> Result<Event<'a, T>, Close> {
         self.check_step(packet_id, Step::Completed)?;
         self.sender.hear(now_ms);
-        self.sender.complete(packet_id);
-        Ok(Event::None)
+        match self.sender.complete(packet_id) {
+            true => Ok(Event::Completed(packet_id)),
+            false => Ok(Event::None),
+        }
     }
 
     pub(super) fn pubrel(&mut self, packet_id: PacketId, known: bool) {
@@ -216,6 +235,7 @@ impl<T> Session<T> {
                     self.pubrec_v5(packet_id, reason);
                 }
                 Answer::PubRec(packet_id, _) => self.encode(&FromServer::PubRec(packet_id)),
+                Answer::PubRel(packet_id) => self.pubrel(packet_id, true),
                 Answer::PingResp => self.encode(&FromServer::PingResp),
             }
         }

@@ -78,7 +78,7 @@ impl<T> Sender<T> {
         &mut self,
         output: &mut Output,
         (now_ms, qos): (u64, QoS),
-        out: &Outgoing<'_>,
+        (out, wanted): (&Outgoing<'_>, Option<PacketId>),
         token: T,
     ) -> Option<T> {
         if qos == QoS::AtMostOnce {
@@ -88,7 +88,7 @@ impl<T> Sender<T> {
         if self.is_empty() {
             self.acknowledged_ms = now_ms;
         }
-        let packet_id = self.send(qos, token);
+        let packet_id = self.send_as(qos, token, wanted);
         output.publish(out, (qos, Some(packet_id)), false);
         None
     }
@@ -132,13 +132,29 @@ impl<T> Sender<T> {
 
     /// Takes a packet id that is not in use for a new message.
     pub fn send(&mut self, qos: QoS, token: T) -> PacketId {
-        let packet_id = self.free_id();
+        self.send_as(qos, token, None)
+    }
+
+    /// The same, by this id unless it is in use.
+    fn send_as(&mut self, qos: QoS, token: T, wanted: Option<PacketId>) -> PacketId {
+        let packet_id = match wanted.filter(|wanted| !self.uses(*wanted)) {
+            Some(wanted) => {
+                self.free_ids = 0;
+                wanted
+            }
+            None => self.free_id(),
+        };
         self.in_flight.push_back(InFlight {
             packet_id,
             qos,
             token,
         });
         packet_id
+    }
+
+    fn uses(&self, packet_id: PacketId) -> bool {
+        let is_it = |flight: &InFlight<T>| flight.packet_id == packet_id;
+        self.released.contains(&packet_id) || self.in_flight.iter().any(is_it)
     }
 
     /// A packet id that no message has, for a packet of another kind.
@@ -174,8 +190,8 @@ impl<T> Sender<T> {
     }
 
     /// The peer is done with a message of QoS 2.
-    pub fn complete(&mut self, packet_id: PacketId) {
-        self.released.remove(&packet_id);
+    pub fn complete(&mut self, packet_id: PacketId) -> bool {
+        self.released.remove(&packet_id)
     }
 
     /// Whether an acknowledgement is one that this message cannot get: it is in flight with another

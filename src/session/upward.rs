@@ -209,7 +209,8 @@ impl<T> Upward<T> {
     /// straight back.
     pub fn deliver(&mut self, now_ms: u64, qos: QoS, out: &Outgoing<'_>, token: T) -> Option<T> {
         let at = (now_ms, qos);
-        self.sender.deliver(&mut self.output, at, out, token)
+        self.sender
+            .deliver(&mut self.output, at, (out, None), token)
     }
 
     /// Publishes again what was in flight on the connection before, under its id

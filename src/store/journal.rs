@@ -16,6 +16,7 @@ use crate::store::disk::Disk;
 
 const PREFIX: &str = "session/";
 const RETAINED: &str = "retained/";
+const LEDGER: &str = "qos2/";
 
 /// A subscription as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,7 @@ pub struct Journal {
     /// What was read, until somebody takes it.
     retained: Mutex<Vec<(String, Bytes)>>,
     expiries: Mutex<BTreeMap<String, (u32, u64)>>,
+    ledgers: Mutex<BTreeMap<String, Bytes>>,
 }
 
 /// What was read at start: the sessions, and a sentence for each thing that was lost.
@@ -146,9 +148,15 @@ impl Journal {
             }
         });
         let expiries = expiries.collect();
+        let ledgers = values.iter().filter_map(|(key, value)| {
+            let identity = key.strip_prefix(LEDGER)?;
+            Some((identity.to_owned(), value.clone()))
+        });
+        let ledgers = ledgers.collect();
         let journal = Self {
             state,
             expiries: Mutex::new(expiries),
+            ledgers: Mutex::new(ledgers),
             retained: Mutex::new(retained),
         };
         Ok((journal, sessions(values, damage)))
@@ -161,6 +169,7 @@ impl Journal {
             state: State::memory(),
             retained: Mutex::default(),
             expiries: Mutex::default(),
+            ledgers: Mutex::default(),
         }
     }
 
@@ -175,6 +184,28 @@ impl Journal {
     #[must_use]
     pub fn take_expiries(&self) -> BTreeMap<String, (u32, u64)> {
         std::mem::take(&mut *self.expiries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What sessions that were read have to remember of QoS 2, by identity.
+    #[must_use]
+    pub fn take_ledgers(&self) -> BTreeMap<String, Bytes> {
+        std::mem::take(&mut *self.ledgers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Records what a session has to remember of QoS 2, or with `None` that there is nothing.
+    /// Returns a version, as [`Journal::record`].
+    pub fn record_ledger(
+        &self,
+        identity: &str,
+        value: Option<Bytes>,
+        waiter: &Arc<Mailbox>,
+    ) -> u64 {
+        let key = format!("{LEDGER}{identity}");
+        let recorded = self.state.record(&key, value, waiter);
+        recorded.unwrap_or_else(|error| {
+            tracing::error!(%error, identity, "the QoS 2 state can never be kept");
+            u64::MAX
+        })
     }
 
     /// Records the retained message of a topic, or with `None` that there is none any more.

@@ -106,6 +106,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.session.handle_durable(self.hub.settled());
             }
             Event::Delivered(token) => self.hub.delivered(client, token, now),
+            Event::Received(packet_id, token) => {
+                let version = self.hub.received(client, packet_id, token);
+                self.hub.settle_received(client, now);
+                self.session.handle_state(self.hub.durable());
+                self.session.release(packet_id, version);
+            }
+            Event::Completed(packet_id) => self.hub.completed(client, packet_id),
+            Event::Released(packet_id) => self.hub.released(client, packet_id),
             Event::Disconnect { voids_will } => {
                 if voids_will {
                     client.void_will();

@@ -90,7 +90,9 @@ impl Model {
                 self.session.unsubscribed(id, vec![true], self.version);
             }
             Event::Delivered(token) => assert_eq!(acknowledged, Some(token)),
-            Event::None => assert_eq!(acknowledged, None),
+            Event::None | Event::Received(..) | Event::Completed(_) | Event::Released(_) => {
+                assert_eq!(acknowledged, None);
+            }
             Event::Disconnect { .. } => return Err(Close::Disconnect),
         }
         Ok(())

@@ -1,0 +1,149 @@
+//! What a kept session has to remember of QoS 2 over the end of the hub (MQTT 5 §4.3.3).
+//!
+//! A message of the client is taken once: its packet id is kept with the seq under which the log
+//! has it, before PUBREC. A message to the client has a packet id that follows from its seq, so
+//! that it is the same one after a restart; that the client has it is kept before PUBREL.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::client::{Client, Place, Token};
+use super::{Hub, Now};
+use crate::message::Priority;
+use crate::mqtt::{PacketId, Publish, QoS};
+
+/// Packet ids and seqs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    /// Messages of the client that it has not released.
+    taken: BTreeMap<u16, u64>,
+    /// Messages that the client has, and not their release.
+    released: BTreeMap<u16, u64>,
+    /// All messages of the session's queue up to this seq are done with: the log notes that only
+    /// later.
+    floor: u64,
+    /// And these.
+    acked: Vec<u64>,
+}
+
+impl Ledger {
+    /// Reads what was kept; messages after `kept_seq` are not in the log, so they were not taken.
+    pub fn read(value: &Bytes, kept_seq: u64) -> Option<Self> {
+        let mut ledger: Self = serde_json::from_slice(value).ok()?;
+        ledger.taken.retain(|_, seq| *seq <= kept_seq);
+        Some(ledger)
+    }
+
+    fn write(&self) -> Option<Bytes> {
+        let is_empty = self.taken.is_empty() && self.released.is_empty() && self.floor == 0;
+        let json = serde_json::to_vec(self).ok().filter(|_| !is_empty);
+        json.map(Bytes::from)
+    }
+
+    pub fn taken(&self) -> BTreeSet<PacketId> {
+        self.taken
+            .keys()
+            .copied()
+            .filter_map(PacketId::new)
+            .collect()
+    }
+
+    pub fn released(&self) -> BTreeSet<PacketId> {
+        let ids = self.released.keys().copied();
+        ids.filter_map(PacketId::new).collect()
+    }
+
+    /// Whether the client has a message already.
+    pub fn has(&self, seq: u64) -> bool {
+        let is_done = seq <= self.floor || self.acked.contains(&seq);
+        is_done || self.released.values().any(|known| *known == seq)
+    }
+}
+
+/// The packet id of a message of QoS 2.
+pub(super) fn packet_id(place: &Place) -> Option<PacketId> {
+    let id = place.seq % u64::from(u16::MAX) + 1;
+    u16::try_from(id).ok().and_then(PacketId::new)
+}
+
+impl Hub {
+    /// A message of QoS 2 was taken; returns the version of the small state that knows it.
+    pub(super) fn note_taken(&self, client: &mut Client, publish: &Publish<'_>, seq: u64) -> u64 {
+        let Some(packet_id) = publish.packet_id else {
+            return 0;
+        };
+        if publish.qos != QoS::ExactlyOnce || !client.persistent {
+            return 0;
+        }
+        client.ledger.taken.insert(packet_id.get(), seq);
+        self.keep_ledger(client)
+    }
+
+    /// The client released a message of QoS 2 that it had sent.
+    pub fn released(&self, client: &mut Client, packet_id: PacketId) {
+        if client.ledger.taken.remove(&packet_id.get()).is_some() {
+            self.keep_ledger(client);
+        }
+    }
+
+    /// The client has a message of QoS 2; returns the version of the small state that knows it.
+    /// Only then the message leaves its queue: if the disk knew that first, nobody would ever
+    /// release the packet id at the client.
+    pub fn received(&self, client: &mut Client, packet_id: PacketId, token: Token) -> u64 {
+        let mut version = 0;
+        if let Token::Queued { place, .. } = &token
+            && client.persistent
+            && !place.is_live()
+        {
+            client.ledger.released.insert(packet_id.get(), place.seq);
+            version = self.keep_ledger(client);
+        }
+        client.received.push_back((version, token));
+        version
+    }
+
+    /// Takes messages out of their queues of which the disk knows that the client has them.
+    pub fn settle_received(&self, client: &mut Client, now: Now) {
+        let durable = self.journal.durable();
+        while let Some((version, _)) = client.received.front() {
+            if *version > durable {
+                return;
+            }
+            if let Some((_, token)) = client.received.pop_front() {
+                self.delivered(client, token, now);
+            }
+        }
+    }
+
+    /// Puts those back of which it does not; they are not sent again.
+    pub(super) fn unsettle_received(&self, client: &mut Client) {
+        for (_, token) in std::mem::take(&mut client.received) {
+            if let Token::Queued { place, .. } = token {
+                self.store_of(&place.queue)
+                    .release(&place.queue, place.priority, &[place.seq]);
+            }
+        }
+    }
+
+    /// The client is done with a message of QoS 2.
+    pub fn completed(&self, client: &mut Client, packet_id: PacketId) {
+        if client.ledger.released.remove(&packet_id.get()).is_some() {
+            self.keep_ledger(client);
+        }
+    }
+
+    fn keep_ledger(&self, client: &mut Client) -> u64 {
+        let kept = client
+            .plain
+            .as_ref()
+            .and_then(|side| side.subscriber.kept.as_ref());
+        if let Some(queue) = kept {
+            let (floor, acked) = self.store.cursor(queue, Priority::DEFAULT);
+            (client.ledger.floor, client.ledger.acked) = (floor, acked);
+        }
+        let (id, value) = (client.identity.as_str(), client.ledger.write());
+        self.journal.record_ledger(id, value, &client.mailbox)
+    }
+}
