@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::client::{Client, Held};
 use super::{Hub, Now, Published, lose};
-use crate::message::Message;
+use crate::message::{Endpoint, Message};
 use crate::mqtt::{Publish, QoS};
 use crate::store::{self, Append, Copy};
 
@@ -22,6 +22,7 @@ impl Hub {
         let is_patient =
             publish.qos != QoS::AtMostOnce && (!client.is_v5 || self.store.drops_oldest());
         let mut seq = 0;
+        self.leave_out_full(&mut held);
         while let Some((message, copy)) = held.shared.front() {
             let copies = std::slice::from_ref(copy);
             match self.append_to(client, (message, copies), is_patient, now) {
@@ -56,6 +57,37 @@ impl Hub {
             version,
             is_unrouted: held.targets == 0,
         }
+    }
+
+    /// A session that is over its share loses the message, or whoever does not come back would hold
+    /// everybody up.
+    fn leave_out_full(&self, held: &mut Held) {
+        let settings = self.settings.load();
+        let bounds = (
+            settings.bounds.max_bytes,
+            settings.limits.endpoint_max_bytes,
+        );
+        let messages_max = settings.bounds.endpoint_max_messages;
+        let bytes = held.message.bytes();
+        let has_room = |copy: &Copy| {
+            let queue = &copy.queue;
+            let has_room = match queue.endpoint() {
+                Endpoint::Session { live: true, .. } => self.space.has_live_room(queue, bytes),
+                Endpoint::Session { live: false, .. } => {
+                    queue.messages() < messages_max
+                        && self.space.has_kept_room(queue, bytes, bounds)
+                }
+                _ => return true,
+            };
+            if has_room {
+                self.space.add_kept(bytes);
+            } else {
+                held.output.queue_full.increment(1);
+            }
+            has_room
+        };
+        held.copies.retain(has_room);
+        held.shared.retain(|(_, copy)| has_room(copy));
     }
 
     /// Appends to the queues of one store; returns the seq to wait for.

@@ -10,6 +10,7 @@ use super::ledger::Ledger;
 use super::outgoing::PlainSide;
 use super::plain::Subscriber;
 use super::{Hub, Login, Now, Slot};
+use crate::identity::Identity;
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{Mailbox, RECHECK, TAKEN_OVER};
 use crate::observe::{self, Runs};
@@ -107,8 +108,10 @@ impl Hub {
         self.count_connected();
         // Identities may have changed between the login and here; nobody told this connection.
         mailbox.raise(RECHECK);
-        let id = login.identity.as_str();
-        tracing::info!(id, session_present = present, "client connected");
+        if self.may_tell(&login.identity) {
+            let id = login.identity.as_str();
+            tracing::info!(id, session_present = present, "client connected");
+        }
         Attached::In(Box::new(client))
     }
 
@@ -136,6 +139,12 @@ impl Hub {
             && login.identity.is_plain()
             && self.slots.len() >= self.limits().max_sessions
             && !self.slots.contains_key(&login.identity)
+    }
+
+    /// Whether a connection of a client may be told: those in no registry are told within the
+    /// budget of lines.
+    pub(super) fn may_tell(&self, identity: &Identity) -> bool {
+        !identity.is_plain() || self.may_log()
     }
 
     fn welcome<'a>(&self, login: &'a Login, session_present: bool) -> Welcome<'a> {

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use metrics::{Counter, Histogram};
 
 use super::ledger::Ledger;
+use super::matched::Matched;
 use super::outgoing::PlainSide;
-use super::plain::Matched;
 use super::retained::Pending;
 use super::routing::Routing;
 use super::ways::{Grounded, Way};

@@ -52,14 +52,7 @@ impl Hub {
         } else {
             Parked::default()
         };
-        let id = client.identity.as_str();
-        let labels = [("id", &*client.label)];
-        self.metrics
-            .counter(observe::DISCONNECT, &labels)
-            .increment(1);
-        self.connected.fetch_sub(1, Ordering::AcqRel);
-        self.count_connected();
-        tracing::info!(id, reason = close.label(), "client disconnected: {close}");
+        self.count_leave(&client, close);
         let Some(mut slot) = self.slots.get_mut(&client.identity) else {
             return;
         };
@@ -95,9 +88,23 @@ impl Hub {
         }
     }
 
+    fn count_leave(&self, client: &Client, close: &Close) {
+        let id = client.identity.as_str();
+        let labels = [("id", &*client.label)];
+        self.metrics
+            .counter(observe::DISCONNECT, &labels)
+            .increment(1);
+        self.connected.fetch_sub(1, Ordering::AcqRel);
+        self.count_connected();
+        if self.may_tell(&client.identity) {
+            tracing::info!(id, reason = close.label(), "client disconnected: {close}");
+        }
+    }
+
     /// Ends sessions whose time has passed, and publishes wills whose time has come; once a second.
     pub(super) fn end_sessions(&self, now: Now) {
         let (mut expired, mut wills) = (Vec::new(), Vec::new());
+        self.space.set_kept(self.store.session_bytes());
         for mut slot in self.slots.iter_mut() {
             if slot.current.is_some() || slot.waiting.is_some() {
                 continue;

@@ -148,6 +148,10 @@ impl Hub {
                     let text = "an empty client id needs a clean session".to_owned();
                     return Err((Code::IdentifierRejected, "client_id_mismatch", text));
                 }
+                if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
+                    let text = format!("a client id of over {CLIENT_ID_BYTES_MAX} bytes");
+                    return Err((Code::IdentifierRejected, "client_id_mismatch", text));
+                }
                 login.identity = self.anonymous(connect.client_id, now);
                 return self.check_connect(login);
             }
@@ -293,6 +297,8 @@ fn delay(properties: Properties<'_>) -> u32 {
 
 /// Why a client may not connect that could.
 const DENIED: &str = "an authorization rule denies mqtt:connect";
+/// Longest client id of a client that is in no registry.
+const CLIENT_ID_BYTES_MAX: usize = 256;
 /// What clients without credentials are.
 const ANONYMOUS: &str = "anonymous";
 /// Refused publishes remembered per identity.

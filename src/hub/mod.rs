@@ -17,6 +17,7 @@ mod leave;
 mod ledger;
 mod log_budget;
 mod login;
+mod matched;
 mod outgoing;
 mod plain;
 mod publish;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use bytes::{Bytes, BytesMut};
 
 use super::client::{Client, Held, Output};
+use super::matched::{Matched, Share};
 use super::outgoing::PlainSide;
 use super::refused::Refused;
 use super::{Hub, Now};
@@ -21,6 +22,8 @@ use crate::subscriptions::Trie;
 
 /// Levels of a topic or filter: matching goes as deep.
 pub(super) const LEVELS_MAX: usize = 128;
+/// Bytes of all filters of plain topics.
+const FILTER_BYTES_MAX: u64 = 64 << 20;
 /// What waits in memory: QoS 0, and sessions that end with their connections.
 const LIVE: Bounds = Bounds {
     max_bytes: 64 << 20,
@@ -36,6 +39,10 @@ pub(super) struct Space {
     /// Counts up with every change of the index.
     generation: AtomicU64,
     live: Store,
+    /// What waits for kept sessions, never too little: counted once a second, and added to.
+    kept_bytes: AtomicU64,
+    /// Of the filters in the index.
+    filter_bytes: AtomicU64,
 }
 
 /// The session of a client that has subscribed to plain topics.
@@ -59,85 +66,14 @@ struct Member {
     share: Option<Arc<str>>,
 }
 
-/// Who gets what is published to one topic, as of one state of the index.
-#[derive(Debug)]
-pub(super) struct Matched {
-    topic: String,
-    generation: u64,
-    /// Each session once, with its highest QoS.
-    subscribers: Vec<(Arc<Subscriber>, QoS)>,
-    shared: Vec<Share>,
-}
-
-/// The sessions of which one gets a message.
-#[derive(Debug)]
-struct Share {
-    filter: Arc<str>,
-    members: Vec<(Arc<Subscriber>, QoS)>,
-    /// Whose turn it is.
-    next: usize,
-}
-
-impl Share {
-    /// The next member, by turns: one that is connected, else one whose session is kept.
-    fn choose(&mut self, qos: QoS) -> Option<(Arc<Subscriber>, QoS)> {
-        let count = self.members.len();
-        let turns = || (0..count).map(|turn| (self.next + turn) % count);
-        let wanted = |one: &Subscriber, granted: QoS| {
-            one.kept.is_some() && qos.min(granted) != QoS::AtMostOnce
-        };
-        let find = |is_fit: &dyn Fn(&Subscriber, QoS) -> bool| {
-            turns().find(|at| {
-                let member = self.members.get(*at);
-                member.is_some_and(|(one, granted)| is_fit(one, *granted))
-            })
-        };
-        let at = find(&|one, _| one.is_connected()).or_else(|| find(&wanted))?;
-        self.next = at + 1;
-        self.members.get(at).cloned()
-    }
-}
-
-impl Matched {
-    /// Adds the queues of all that get a message; `message` makes the one for a shared filter.
-    fn fill(
-        &mut self,
-        held: &mut Held,
-        (sent, ttl_ms): (QoS, Option<u64>),
-        message: impl Fn(Option<&str>) -> Arc<Message>,
-    ) {
-        let copy = |queue: &Arc<Queue>| Copy {
-            queue: Arc::clone(queue),
-            priority: Priority::DEFAULT,
-            ttl_ms,
-        };
-        for (subscriber, granted) in &self.subscribers {
-            match subscriber.queue(sent.min(*granted)) {
-                Some(queue) if queue.endpoint().is_live() => held.live.push(copy(queue)),
-                Some(queue) => held.copies.push(copy(queue)),
-                None => {}
-            }
-        }
-        for share in &mut self.shared {
-            let chosen = share.choose(sent);
-            let queue = chosen.as_ref();
-            let queue = queue.and_then(|(one, granted)| one.queue(sent.min(*granted)));
-            if let Some(queue) = queue {
-                let message = message(Some(&share.filter));
-                held.shared.push_back((message, copy(queue)));
-            }
-        }
-        // One order of locks for everybody.
-        held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
-    }
-}
-
 impl Space {
     pub fn new() -> Self {
         Self {
             index: RwLock::default(),
             generation: AtomicU64::new(1),
             live: Store::memory(LIVE, (0, 0)),
+            kept_bytes: AtomicU64::new(0),
+            filter_bytes: AtomicU64::new(0),
         }
     }
 
@@ -166,6 +102,36 @@ impl Space {
             .collect()
     }
 
+    /// Whether a message may be added to a queue in memory. Each may take half of what the others
+    /// leave, so that a few who do not read leave enough for those who do.
+    pub fn has_live_room(&self, queue: &Queue, bytes: u64) -> bool {
+        let free = LIVE.max_bytes.saturating_sub(self.live.used_bytes());
+        queue.bytes() + bytes <= free / 2
+    }
+
+    /// Whether a message may be added to the queue of a kept session: like in memory, of half of
+    /// what the disk may hold, at most `queue_max`.
+    pub fn has_kept_room(&self, queue: &Queue, bytes: u64, (max, queue_max): (u64, u64)) -> bool {
+        let used = self.kept_bytes.load(Ordering::Relaxed);
+        let share = (max / 2).saturating_sub(used) / 2;
+        queue.bytes() + bytes <= share.min(queue_max)
+    }
+
+    /// So much waits for kept sessions, or will.
+    pub fn add_kept(&self, bytes: u64) {
+        self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So much waits for kept sessions, counted.
+    pub fn set_kept(&self, bytes: u64) {
+        self.kept_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether there may be another filter of so many bytes.
+    pub fn has_filter_room(&self, bytes: u64) -> bool {
+        self.filter_bytes.load(Ordering::Relaxed) + bytes <= FILTER_BYTES_MAX
+    }
+
     /// Who may publish what is decided anew.
     pub fn forget_matches(&self) {
         self.generation.fetch_add(1, Ordering::Release);
@@ -182,19 +148,29 @@ impl Space {
                 .map(|_| subscription.filter.as_str().into()),
         };
         let (filter, is_same) = place(subscriber, subscription);
-        self.change(|index| index.insert(filter, member, is_same));
+        if self
+            .change(|index| index.insert(filter, member, is_same))
+            .is_none()
+        {
+            let bytes = subscription.filter.len() as u64;
+            self.filter_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Removes a subscription of a session.
     pub fn unsubscribe(&self, subscriber: &Arc<Subscriber>, subscription: &Subscription) {
         let (filter, is_same) = place(subscriber, subscription);
-        self.change(|index| index.remove(filter, is_same));
+        if self.change(|index| index.remove(filter, is_same)).is_some() {
+            let bytes = subscription.filter.len() as u64;
+            self.filter_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Trie<Member>) -> T) {
+    fn change<T>(&self, change: impl FnOnce(&mut Trie<Member>) -> T) -> T {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut index);
+        let changed = change(&mut index);
         self.generation.fetch_add(1, Ordering::Release);
+        changed
     }
 
     /// Finds who gets what `sender` publishes to a topic.
@@ -245,8 +221,13 @@ fn place<'a>(
 }
 
 impl Subscriber {
-    fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Acquire)
+    }
+
+    /// What is kept, and what is not.
+    pub fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.kept.iter().chain([&self.live])
     }
 
     /// The queue for a message that it gets with such a QoS; none for what is not kept for it
@@ -311,7 +292,9 @@ impl Hub {
         for subscription in filters.iter().filter(|one| one.is_plain()) {
             self.space.unsubscribe(subscriber, subscription);
         }
-        self.space.live.clear(&subscriber.live);
+        let messages = self.space.live.clear(&subscriber.live);
+        self.dropped("not_connected", "unknown", "")
+            .increment(messages as u64);
         if let Some(kept) = &subscriber.kept {
             let messages = self.store.clear(kept);
             self.dropped("session_ended", "unknown", "")
@@ -388,7 +371,12 @@ impl Hub {
 
     /// Appends to the queues in memory; a full one loses the message, and nobody waits for it.
     pub(super) fn append_live(&self, client: &mut Client, held: &Held, now: Now) {
+        let bytes = held.message.bytes();
         for copy in &held.live {
+            if !self.space.has_live_room(&copy.queue, bytes) {
+                held.output.queue_full.increment(1);
+                continue;
+            }
             let append = Append {
                 message: &held.message,
                 copies: std::slice::from_ref(copy),

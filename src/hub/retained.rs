@@ -10,7 +10,8 @@ use bytes::{Buf, BufMut, Bytes};
 use super::client::Client;
 use super::outgoing::qos;
 use super::refused::Refused;
-use super::{Hub, Now};
+use super::{Hub, Now, sys};
+use crate::mailbox::DELIVERY;
 use crate::message::{Message, Origin, Plain, Priority};
 use crate::mqtt::v5::{Place, Properties, Property};
 use crate::mqtt::{Publish, QoS};
@@ -20,6 +21,8 @@ use crate::topic;
 
 /// Messages in a session's queue up to which retained ones are added to it.
 const AHEAD_MAX: usize = 100;
+/// Topics that are looked at in one turn of a client.
+const LOOKS_MAX: usize = 500;
 /// Book-keeping of one message, beside its topic, properties and payload.
 const OVERHEAD_BYTES: u64 = 256;
 
@@ -37,7 +40,7 @@ struct Messages {
 
 /// A retained message.
 #[derive(Debug, PartialEq, Eq)]
-struct One {
+pub(super) struct One {
     qos: u8,
     /// Milliseconds since 1970; `None`: it is kept for ever.
     expires_ms: Option<u64>,
@@ -46,13 +49,29 @@ struct One {
     payload: Bytes,
 }
 
-/// A retained message on its way to a new subscription.
+/// What a new subscription brings: retained messages, looked for a stretch at a time, so that no
+/// filter takes the time of others.
 #[derive(Debug)]
 pub(super) struct Pending {
-    topic: Arc<str>,
-    one: Arc<One>,
     filter: Arc<str>,
     granted: QoS,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    /// All topics behind this one are to be looked at.
+    Topics(Option<Arc<str>>),
+    /// These messages.
+    Given(VecDeque<(Arc<str>, Arc<One>)>),
+}
+
+/// What a look for the next message found.
+enum Next {
+    Message(Arc<str>, Arc<One>),
+    /// Nothing on this stretch, but there are more.
+    Later,
+    Nothing,
 }
 
 impl One {
@@ -92,6 +111,25 @@ impl One {
             properties,
             payload: value,
         })
+    }
+
+    /// As it goes to a subscription.
+    fn message(&self, (topic, filter): (&str, &str), left_ms: Option<u64>, now: Now) -> Message {
+        let properties = with_expiry(&self.properties, left_ms);
+        let plain = Plain {
+            qos: self.qos,
+            retain: true,
+            is_retained: true,
+            topic,
+            filter: Some(filter),
+            properties: &properties,
+        };
+        Message {
+            origin: Arc::clone(&self.origin),
+            bag: plain.encode(),
+            payload: self.payload.clone(),
+            received_ms: now.ms,
+        }
     }
 
     fn bytes(&self, topic: &str) -> u64 {
@@ -143,22 +181,40 @@ impl Retained {
         (messages.by_topic.len(), messages.bytes)
     }
 
-    /// Those that a filter matches.
-    fn matching(&self, filter: &str, now: Now) -> Vec<(Arc<str>, Arc<One>)> {
+    /// The next one that a filter matches behind a topic, among so many; where to go on is noted
+    /// in `after`.
+    fn next(
+        &self,
+        filter: &str,
+        after: &mut Option<Arc<str>>,
+        now: Now,
+        looks: &mut usize,
+    ) -> Next {
         let messages = self.messages.read().unwrap_or_else(PoisonError::into_inner);
         // Topics that match begin with what stands before the first wildcard.
         let wild = filter.find(['+', '#']);
         let start = filter.get(..wild.unwrap_or(filter.len())).unwrap_or("");
         // `a/#` matches `a`, too.
         let start = start.strip_suffix('/').unwrap_or(start);
-        let range = (Bound::Included(start), Bound::Unbounded);
-        messages
-            .by_topic
-            .range::<str, _>(range)
-            .take_while(|(topic, _)| topic.starts_with(start))
-            .filter(|(topic, one)| topic::matches(filter, topic) && !one.is_expired(now))
-            .map(|(topic, one)| (Arc::clone(topic), Arc::clone(one)))
-            .collect()
+        let from = match after.as_deref() {
+            Some(topic) => Bound::Excluded(topic),
+            None => Bound::Included(start),
+        };
+        let range = messages.by_topic.range::<str, _>((from, Bound::Unbounded));
+        let mut last = None;
+        for (topic, one) in range.take_while(|(topic, _)| topic.starts_with(start)) {
+            if *looks == 0 {
+                *after = last.or_else(|| after.take());
+                return Next::Later;
+            }
+            *looks -= 1;
+            if topic::matches(filter, topic) && !one.is_expired(now) {
+                *after = Some(Arc::clone(topic));
+                return Next::Message(Arc::clone(topic), Arc::clone(one));
+            }
+            last = Some(Arc::clone(topic));
+        }
+        Next::Nothing
     }
 }
 
@@ -208,47 +264,92 @@ impl Hub {
     /// Has what is retained for a new subscription sent.
     pub(super) fn send_retained(&self, client: &mut Client, subscription: &Subscription, now: Now) {
         let filter: Arc<str> = subscription.filter.as_str().into();
-        let found = self.retained.matching(&filter, now).into_iter();
-        client.retained.extend(found.map(|(topic, one)| Pending {
-            topic,
-            one,
-            filter: Arc::clone(&filter),
+        // Asked for again, it begins again.
+        client.retained.retain(|one| one.filter != filter);
+        let values = self.sys_for(&filter, now);
+        let from = match filter.starts_with(sys::PREFIX) {
+            true => From::Given(values),
+            false => From::Topics(None),
+        };
+        client.retained.push_back(Pending {
+            filter,
             granted: subscription.granted(),
-        }));
-        client.retained.extend(self.sys_for(&filter, now));
+            from,
+        });
     }
 
-    /// Puts retained messages into the session's queues, as long as these are short.
+    /// Puts retained messages into the session's queues, as long as these are short; looks at so
+    /// many topics, and comes back to the rest.
     pub(super) fn pump_retained(&self, client: &mut Client, now: Now) {
-        if client.retained.is_empty() {
+        let queues = client
+            .plain
+            .iter()
+            .flat_map(|side| side.subscriber.queues());
+        if queues
+            .into_iter()
+            .any(|queue| queue.messages() >= AHEAD_MAX)
+        {
             return;
         }
-        self.deliveries_waiting(client);
-        while let Some(next) = client.retained.front() {
-            let side = client.plain.as_ref();
-            let queue = side.and_then(|side| {
-                let granted = qos(next.one.qos).min(next.granted);
-                side.subscriber.queue(granted).cloned()
-            });
-            let Some(queue) = queue else {
-                client.retained = VecDeque::new();
-                return;
+        let mut looks = LOOKS_MAX;
+        while let Some(mut pending) = client.retained.pop_front() {
+            let next = match &mut pending.from {
+                From::Given(values) => match values.pop_front() {
+                    Some((topic, one)) => Next::Message(topic, one),
+                    None => Next::Nothing,
+                },
+                From::Topics(after) => self.retained.next(&pending.filter, after, now, &mut looks),
             };
-            if queue.messages() >= AHEAD_MAX {
-                return;
+            match next {
+                Next::Nothing => continue,
+                Next::Later => {
+                    client.retained.push_front(pending);
+                    // Others first.
+                    client.mailbox.raise(DELIVERY);
+                    return;
+                }
+                Next::Message(topic, one) => {
+                    let is_room_left = self.queue_retained(client, &pending, (topic, one), now);
+                    client.retained.push_front(pending);
+                    if !is_room_left {
+                        return;
+                    }
+                }
             }
-            let (message, ttl_ms) = next.message(now);
-            let copy = Copy {
-                queue,
-                priority: Priority::DEFAULT,
-                ttl_ms,
-            };
-            let it = (&Arc::new(message), std::slice::from_ref(&copy));
-            if self.append_to(client, it, true, now).is_err() {
-                return;
-            }
-            client.retained.pop_front();
         }
+    }
+
+    /// Puts one into the session's queue; false if that was enough for now.
+    fn queue_retained(
+        &self,
+        client: &mut Client,
+        pending: &Pending,
+        (topic, one): (Arc<str>, Arc<One>),
+        now: Now,
+    ) -> bool {
+        self.deliveries_waiting(client);
+        let side = client.plain.as_ref();
+        let queue = side.and_then(|side| {
+            let granted = qos(one.qos).min(pending.granted);
+            side.subscriber.queue(granted).cloned()
+        });
+        let Some(queue) = queue else {
+            return true;
+        };
+        let left_ms = one.expires_ms.map(|at| at.saturating_sub(now.wall_ms));
+        let message = one.message((&topic, &pending.filter), left_ms, now);
+        let messages = queue.messages();
+        let copy = Copy {
+            queue,
+            priority: Priority::DEFAULT,
+            ttl_ms: left_ms,
+        };
+        let it = (&Arc::new(message), std::slice::from_ref(&copy));
+        if self.append_to(client, it, false, now).is_err() {
+            // Its own queue is full, or the store.
+            self.count_dropped("queue_full", &client.label, "");
+        }
+        messages < AHEAD_MAX
     }
 
     /// Forgets those whose time has passed.
@@ -271,44 +372,15 @@ impl Hub {
     }
 }
 
-impl Pending {
-    /// A value of `$SYS` for a filter.
-    pub fn sys((topic, filter): (&str, &str), payload: Bytes, origin: &Arc<Origin>) -> Self {
-        Self {
-            topic: topic.into(),
-            one: Arc::new(One {
-                qos: 0,
-                expires_ms: None,
-                origin: Arc::clone(origin),
-                properties: Bytes::new(),
-                payload,
-            }),
-            filter: filter.into(),
-            granted: QoS::AtMostOnce,
-        }
-    }
-
-    /// The message for its subscription, and how long it is of use.
-    fn message(&self, now: Now) -> (Message, Option<u64>) {
-        let one = &self.one;
-        let left_ms = one.expires_ms.map(|at| at.saturating_sub(now.wall_ms));
-        let properties = with_expiry(&one.properties, left_ms);
-        let plain = Plain {
-            qos: one.qos,
-            retain: true,
-            is_retained: true,
-            topic: &self.topic,
-            filter: Some(&self.filter),
-            properties: &properties,
-        };
-        let message = Message {
-            origin: Arc::clone(&one.origin),
-            bag: plain.encode(),
-            payload: one.payload.clone(),
-            received_ms: now.ms,
-        };
-        (message, left_ms)
-    }
+/// A message of the hub itself.
+pub(super) fn own(payload: Bytes, origin: &Arc<Origin>) -> Arc<One> {
+    Arc::new(One {
+        qos: 0,
+        expires_ms: None,
+        origin: Arc::clone(origin),
+        properties: Bytes::new(),
+        payload,
+    })
 }
 
 /// The properties with what is left of the expiry.
@@ -378,9 +450,18 @@ mod tests {
             ("$x/#", &["$x/a"]),
             ("x", &[]),
         ] {
-            let found = retained.matching(filter, NOW);
-            let found: Vec<_> = found.iter().map(|(topic, _)| &**topic).collect();
-            assert_eq!(found, expected, "{filter}");
+            for stretch in [1, 3, 100] {
+                let (mut found, mut after) = (Vec::new(), None);
+                loop {
+                    let mut looks = stretch;
+                    match retained.next(filter, &mut after, NOW, &mut looks) {
+                        Next::Message(topic, _) => found.push(topic.to_string()),
+                        Next::Later => assert_eq!(looks, 0),
+                        Next::Nothing => break,
+                    }
+                }
+                assert_eq!(found, expected, "{filter}");
+            }
         }
     }
 

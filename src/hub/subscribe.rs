@@ -12,11 +12,17 @@ use super::{Hub, Now, brief};
 use crate::identity::policy::{self, Forbidden};
 use crate::identity::rules::Action;
 use crate::iothub::topics;
-use crate::mqtt::v5::{ReasonCode, RetainHandling, SubscriptionOptions};
+use crate::mqtt::v5::{self, ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::mqtt::{PacketId, QoS, Unsubscribe};
 use crate::observe;
 use crate::session::{Granted, Session};
 use crate::store::journal::Subscription;
+
+/// All sessions together have as many filters as may be.
+const FILTERS_FULL: (ReasonCode, &str) = (
+    ReasonCode::QuotaExceeded,
+    "the filters of all sessions are over 64 MiB",
+);
 
 impl Hub {
     /// Adds subscriptions; the SUBACK goes out once they are on disk.
@@ -56,18 +62,12 @@ impl Hub {
             id: id.map_or(0, NonZeroU32::get),
         };
         if let Err((code, reason)) = self.may_subscribe(client, &subscription, known.is_none()) {
-            if self.may_log() {
-                let (id, filter) = (client.identity().as_str(), brief(filter));
-                tracing::warn!(id, filter, reason, "subscription refused");
-            }
-            let id = &*client.label;
-            let counter = self
-                .metrics
-                .counter(observe::SUBSCRIBE_REFUSED, &[("id", id)]);
-            counter.increment(1);
-            return Err(code);
+            return self.refuse_subscription(client, filter, (code, &reason));
         }
         if subscription.is_plain() {
+            if known.is_none() && !self.space.has_filter_room(filter.len() as u64) {
+                return self.refuse_subscription(client, filter, FILTERS_FULL);
+            }
             self.subscribe_plain(client, &subscription);
             let sends = match options.retain_handling {
                 RetainHandling::Send => true,
@@ -87,6 +87,22 @@ impl Hub {
             None => client.subscriptions.push(subscription),
         }
         Ok(granted)
+    }
+
+    fn refuse_subscription(
+        &self,
+        client: &Client,
+        filter: &str,
+        (code, reason): (ReasonCode, &str),
+    ) -> Granted {
+        if self.may_log() {
+            let (id, filter) = (client.identity().as_str(), brief(filter));
+            tracing::warn!(id, filter, reason, "subscription refused");
+        }
+        let labels = [("id", &*client.label)];
+        let counter = self.metrics.counter(observe::SUBSCRIBE_REFUSED, &labels);
+        counter.increment(1);
+        Err(code)
     }
 
     fn may_subscribe(
@@ -111,7 +127,12 @@ impl Hub {
                 policy::authorize_subscribe(client.identity(), filter).map(|_| ())
             }
         } else {
-            let inner = subscription.share().map_or(filter, |(_, inner)| inner);
+            let shared = v5::shared(filter);
+            let Ok(shared) = shared else {
+                let text = "$share has no name or no filter".to_owned();
+                return Err((ReasonCode::TopicFilterInvalid, text));
+            };
+            let inner = shared.map_or(filter, |(_, inner)| inner);
             if !is_shallow(inner) {
                 let text = format!("more than {LEVELS_MAX} levels");
                 return Err((ReasonCode::TopicFilterInvalid, text));
@@ -179,8 +200,7 @@ impl Hub {
             .max();
         let mut inputs = self.inputs(client, &filters);
         if let Some(side) = &client.plain {
-            let queues = side.subscriber.kept.iter().chain([&side.subscriber.live]);
-            inputs.extend(queues.map(|queue| Input {
+            inputs.extend(side.subscriber.queues().map(|queue| Input {
                 topic_prefix: Bytes::new(),
                 queue: Arc::clone(queue),
                 qos: QoS::ExactlyOnce,

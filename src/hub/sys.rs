@@ -1,11 +1,12 @@
 //! `$SYS`: the state of the hub as topics, as operators of MQTT servers know them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::retained::Pending;
+use super::retained::{One, own};
 use super::{Hub, Now};
 use crate::identity::Identity;
 use crate::message::{Message, Origin, Plain};
@@ -61,15 +62,15 @@ impl Hub {
     }
 
     /// What a new subscription gets at once.
-    pub(super) fn sys_for(&self, filter: &str, now: Now) -> Vec<Pending> {
+    pub(super) fn sys_for(&self, filter: &str, now: Now) -> VecDeque<(Arc<str>, Arc<One>)> {
         if !filter.starts_with(PREFIX) {
-            return Vec::new();
+            return VecDeque::new();
         }
-        let values = self.sys_values(now).into_iter();
-        let values = values.filter(|(topic, _)| topic::matches(filter, topic));
         let origin = Self::sys_origin();
+        let values = self.sys_values(now).into_iter();
         values
-            .map(|(topic, value)| Pending::sys((topic, filter), value.into(), &origin))
+            .filter(|(topic, _)| topic::matches(filter, topic))
+            .map(|(topic, value)| (topic.into(), own(value.into(), &origin)))
             .collect()
     }
 

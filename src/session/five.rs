@@ -21,6 +21,8 @@ pub(super) struct Five {
     topics: BTreeMap<NonZeroU16, String>,
 }
 
+/// The shortest CONNACK.
+const CONNACK_BYTES_MIN: u32 = 5;
 /// Topic aliases of one client.
 const ALIASES_MAX: u16 = 10;
 /// Longest topic with an alias, in bytes: what aliases cost is this times [`ALIASES_MAX`].
@@ -100,6 +102,10 @@ impl<T> Session<T> {
                 // Topic aliases, response information and problem information are offers.
                 _ => {}
             }
+        }
+        if five.packet_bytes_max < CONNACK_BYTES_MIN {
+            let text = "no CONNACK fits into the maximum packet size";
+            return Err(Close::ProtocolError(text));
         }
         self.five = Some(Box::new(five));
         let will_properties = connect.will.map_or(NONE, |will| will.properties);

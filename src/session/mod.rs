@@ -8,6 +8,7 @@
 //! A session goes through the phases AwaitConnect → Authenticating → Active → Closed; an error
 //! closes it for good. Times are milliseconds of one monotonic clock that the caller owns.
 
+mod answers;
 mod close;
 mod five;
 mod output;
@@ -23,13 +24,14 @@ pub use output::{Outgoing, Output};
 pub use sender::{InFlight, Outbound, Sender};
 pub use upward::{Above, Lost, Upward, UpwardTiming};
 
+use answers::PendingAck;
 use five::Five;
 use receiver::Receiver;
 
 use crate::mqtt::v5::{Properties, ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::mqtt::{
     self, ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish, QoS,
-    SubAckCode, Unsubscribe,
+    Unsubscribe,
 };
 
 /// What an answer counts: PUBACK is the longest of those that come in numbers.
@@ -133,20 +135,6 @@ pub struct Remains<T> {
     pub outbound: Outbound<T>,
     /// Packet ids of QoS 2 messages of the client that it has not released.
     pub unreleased: BTreeSet<PacketId>,
-}
-
-#[derive(Debug)]
-enum Acknowledgement {
-    Sub(Vec<Granted>),
-    /// Which of the subscriptions there were.
-    Unsub(Vec<bool>),
-}
-
-#[derive(Debug)]
-struct PendingAck {
-    version: u64,
-    packet_id: PacketId,
-    acknowledgement: Acknowledgement,
 }
 
 /// One client's conversation. `T` is how the hub knows a delivery again.
@@ -295,64 +283,10 @@ impl<T> Session<T> {
         };
     }
 
-    /// Sends SUBACK once `version` is durable.
-    pub fn subscribed(&mut self, packet_id: PacketId, codes: Vec<Granted>, version: u64) {
-        self.pending.push_back(PendingAck {
-            version,
-            packet_id,
-            acknowledgement: Acknowledgement::Sub(codes),
-        });
-    }
-
-    /// Sends UNSUBACK once `version` is durable; `existed` says which subscriptions there were.
-    pub fn unsubscribed(&mut self, packet_id: PacketId, existed: Vec<bool>, version: u64) {
-        self.pending.push_back(PendingAck {
-            version,
-            packet_id,
-            acknowledgement: Acknowledgement::Unsub(existed),
-        });
-    }
-
-    /// Everything up to `version` is on disk, or the disk has refused it.
-    pub fn handle_durable(&mut self, version: u64) {
-        while self
-            .pending
-            .front()
-            .is_some_and(|ack| ack.version <= version)
-        {
-            let Some(ack) = self.pending.pop_front() else {
-                return;
-            };
-            match ack.acknowledgement {
-                Acknowledgement::Unsub(existed) if self.is_v5() => {
-                    self.unsuback_v5(ack.packet_id, &existed);
-                }
-                Acknowledgement::Sub(codes) if self.is_v5() => {
-                    self.suback_v5(ack.packet_id, &codes);
-                }
-                Acknowledgement::Unsub(_) => self.encode(&FromServer::UnsubAck(ack.packet_id)),
-                Acknowledgement::Sub(codes) => {
-                    let code = |granted: &Granted| {
-                        granted.map_or(SubAckCode::Failure, SubAckCode::Granted)
-                    };
-                    let codes = codes.iter().map(code);
-                    let written = mqtt::encode_suback(self.output.tail(), ack.packet_id, codes);
-                    debug_assert!(written.is_ok(), "as many codes as filters, never none");
-                }
-            }
-        }
-    }
-
     /// What the client published is on disk up to this version of the small state.
     pub fn handle_state(&mut self, version: u64) {
         self.receiver.durable(version);
         self.answer();
-    }
-
-    /// Whether SUBACK or UNSUBACK wait for the disk.
-    #[must_use]
-    pub fn awaits_disk(&self) -> bool {
-        !self.pending.is_empty()
     }
 
     /// How many more deliveries of QoS 1 and 2 may be in flight.

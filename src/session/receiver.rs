@@ -131,6 +131,15 @@ impl<T> Session<T> {
                 self.answer_behind(Answer::PubRec(packet_id, ReasonCode::Success));
                 Event::None
             }
+            // The id is that of a QoS 2 message that is not released; 3.1.1 has no word for it.
+            Some(packet_id)
+                if publish.qos == QoS::AtLeastOnce
+                    && self.is_v5()
+                    && self.receiver.has_taken(packet_id) =>
+            {
+                self.answer_behind(Answer::PubAck(packet_id, ReasonCode::PacketIdInUse));
+                Event::None
+            }
             _ => Event::Publish(publish, properties),
         }
     }

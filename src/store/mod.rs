@@ -380,14 +380,6 @@ impl Store {
         self.free(queue, freed.unwrap_or(0));
     }
 
-    /// Up to which message a lane is done with, and which later ones are.
-    #[must_use]
-    pub fn cursor(&self, queue: &Queue, priority: Priority) -> (u64, Vec<u64>) {
-        let state = queue.lock();
-        let cursor = state.lanes.get(priority.index()).map(|lane| lane.cursor(0));
-        cursor.map_or((0, Vec::new()), |cursor| (cursor.floor, cursor.acked))
-    }
-
     /// Puts fetched messages back in their places; the next receiver gets them first.
     pub fn release(&self, queue: &Queue, priority: Priority, seqs: &[u64]) {
         queue.lock().release(priority, seqs, &self.cache);

@@ -18,7 +18,7 @@ use super::queue::Queue;
 use super::recover::{Damaged, Recovered, found, recover};
 use super::writer::{Active, Step, Writer};
 use super::{Bounds, Loss, LossReason, Store, lock};
-use crate::message::Endpoint;
+use crate::message::{Endpoint, Priority};
 
 /// What was found on disk for one endpoint: its lanes.
 #[derive(Debug, Default)]
@@ -250,6 +250,24 @@ impl Store {
             // Without it, a segment that vanishes later is not missed.
             tracing::warn!(%error, "where the log ends could not be noted");
         }
+    }
+
+    /// Bytes that wait for sessions of the plain topic space.
+    #[must_use]
+    pub fn session_bytes(&self) -> u64 {
+        let queues = self.queues();
+        let sessions = queues
+            .iter()
+            .filter(|queue| matches!(queue.endpoint(), Endpoint::Session { .. }));
+        sessions.map(|queue| queue.bytes()).sum()
+    }
+
+    /// Up to which message a lane is done with, and which later ones are.
+    #[must_use]
+    pub fn cursor(&self, queue: &Queue, priority: Priority) -> (u64, Vec<u64>) {
+        let state = queue.lock();
+        let cursor = state.lanes.get(priority.index()).map(|lane| lane.cursor(0));
+        cursor.map_or((0, Vec::new()), |cursor| (cursor.floor, cursor.acked))
     }
 
     /// The store's id; `None` without a disk.

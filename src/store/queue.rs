@@ -105,6 +105,12 @@ impl Queue {
         newest.max().unwrap_or(0)
     }
 
+    /// Bytes of the messages that wait or are in flight.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
     /// Messages that wait or are in flight.
     #[must_use]
     pub fn messages(&self) -> usize {
@@ -267,7 +273,7 @@ impl State {
                 room -= 1;
                 room_bytes = room_bytes.saturating_sub(bytes);
             }
-            if lane.gap.is_some() && lane.ready.len() < READY_MIN {
+            if lane.gap.is_some() && is_low(lane, self.cached) {
                 reads = true;
                 let is_written = lane.gap.as_ref().is_some_and(|gap| gap.from <= kept);
                 if lane.ready.is_empty() && is_written {
@@ -370,7 +376,7 @@ impl State {
     pub fn wanted(&self, kept: u64) -> Option<(usize, Request)> {
         self.consumer.as_ref()?;
         let lanes = self.lanes.iter().enumerate();
-        let wanted = lanes.filter(|(_, lane)| lane.ready.len() < READY_MIN);
+        let wanted = lanes.filter(|(_, lane)| is_low(lane, self.cached));
         let mut wanted = wanted.filter_map(|(index, lane)| Some((index, lane.request()?)));
         let first = wanted.next()?;
         let mut all = std::iter::once(first).chain(wanted);
@@ -402,6 +408,12 @@ impl State {
             waiter.raise(SPACE);
         }
     }
+}
+
+/// Whether a lane with messages on disk is to be read on: few are in memory, and few bytes.
+fn is_low(lane: &Lane, cached: u64) -> bool {
+    let is_small = cached < Cache::QUEUE_BYTES_MAX;
+    lane.ready.is_empty() || (lane.ready.len() < READY_MIN && is_small)
 }
 
 /// Whether a lane waits for its oldest message to be acknowledged. One whose oldest message waits
