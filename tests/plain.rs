@@ -456,6 +456,33 @@ async fn of_a_shared_subscription_one_member_gets_each_message() {
 }
 
 #[tokio::test]
+async fn what_a_member_leaves_undone_goes_to_another() {
+    let setup = open();
+    let hub = setup.start();
+    let mut lazy = client(&hub, "lazy").await;
+    let mut busy = client(&hub, "busy").await;
+    for member in [&mut lazy, &mut busy] {
+        let granted = member.subscribe_as("$share/g/jobs", 1, &[]).await;
+        assert_eq!(granted, ReasonCode::GrantedQos1);
+    }
+    let mut sender = client(&hub, "sender").await;
+    for n in 0..200 {
+        let told = sender.publish("jobs", &[n], &[]).await;
+        assert_eq!(told, ReasonCode::Success);
+    }
+    let mut all = Vec::new();
+    for _ in 0..100 {
+        all.push(busy.message().await.1[0]);
+    }
+    drop(lazy);
+    for _ in 0..100 {
+        all.push(busy.message().await.1[0]);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn an_alias_stands_for_its_topic() {
     let setup = open();
     let hub = setup.start();

@@ -79,9 +79,10 @@ impl Hub {
                 }
                 _ => return true,
             };
-            if has_room {
+            if has_room && !queue.endpoint().is_live() {
                 self.space.add_kept(bytes);
-            } else {
+            }
+            if !has_room {
                 held.output.queue_full.increment(1);
             }
             has_room

@@ -83,7 +83,7 @@ impl Hub {
             self.publish_late(will, now);
         }
         let former = former.unwrap_or_default();
-        let (subscriptions, plain) = self.go_on(subscriber, former, is_clean);
+        let (subscriptions, plain) = self.go_on(subscriber, former, is_clean.then_some(now));
         let mut client = self.new_client(login, mailbox, subscriptions, plain);
         if ended {
             self.journal.record(login.identity.as_str(), None, mailbox);
@@ -120,14 +120,14 @@ impl Hub {
         &self,
         subscriber: Option<Arc<Subscriber>>,
         former: Vec<Subscription>,
-        is_clean: bool,
+        ended: Option<Now>,
     ) -> (Vec<Subscription>, Option<PlainSide>) {
-        if !is_clean {
+        let Some(now) = ended else {
             let plain = subscriber.map(|subscriber| PlainSide::of(subscriber, &former));
             return (former, plain);
-        }
+        };
         if let Some(subscriber) = &subscriber {
-            self.end_subscriber(subscriber, &former);
+            self.end_subscriber(subscriber, &former, now);
         }
         (Vec::new(), None)
     }

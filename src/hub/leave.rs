@@ -38,7 +38,7 @@ impl Hub {
                 .detach(&input.queue, &client.mailbox);
         }
         self.unsettle_received(&mut client);
-        let subscriber = self.leave_space(&mut client);
+        let subscriber = self.leave_space(&mut client, now);
         let parked = if client.persistent {
             // What was in memory is gone.
             in_flight.retain(|(_, _, place)| !place.is_live());
@@ -137,7 +137,7 @@ impl Hub {
         for (identity, subscriptions, subscriber) in expired {
             tracing::info!(id = identity.as_str(), "session expired");
             if let Some(subscriber) = subscriber {
-                self.end_subscriber(&subscriber, &subscriptions);
+                self.end_subscriber(&subscriber, &subscriptions, now);
             }
             self.journal
                 .record(identity.as_str(), None, &Arc::default());
@@ -152,7 +152,7 @@ impl Hub {
     }
 
     /// The connection of a session in the plain topic space is gone: what is not kept for it goes.
-    fn leave_space(&self, client: &mut Client) -> Option<Arc<Subscriber>> {
+    fn leave_space(&self, client: &mut Client, now: Now) -> Option<Arc<Subscriber>> {
         let subscriber = client.plain.take()?.subscriber;
         subscriber.set_connected(false);
         if client.persistent {
@@ -160,7 +160,7 @@ impl Hub {
             self.dropped("not_connected", "unknown", "")
                 .increment(messages);
         } else {
-            self.end_subscriber(&subscriber, &client.subscriptions);
+            self.end_subscriber(&subscriber, &client.subscriptions, now);
         }
         Some(subscriber)
     }

@@ -29,7 +29,7 @@ pub(super) struct Share {
 
 impl Share {
     /// The next member, by turns: one that is connected, else one whose session is kept.
-    fn choose(&mut self, qos: QoS) -> Option<(Arc<Subscriber>, QoS)> {
+    pub fn choose(&mut self, qos: QoS) -> Option<(Arc<Subscriber>, QoS)> {
         let count = self.members.len();
         let turns = || (0..count).map(|turn| (self.next + turn) % count);
         let wanted = |one: &Subscriber, granted: QoS| {

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::client::{Client, Held, Output};
 use super::matched::{Matched, Share};
-use super::outgoing::PlainSide;
+use super::outgoing::{PlainSide, qos};
 use super::refused::Refused;
 use super::{Hub, Now};
 use crate::identity::Identity;
@@ -269,6 +269,53 @@ impl Hub {
         })
     }
 
+    /// What waits in memory for a shared subscription goes to another member (MQTT 5 §4.8.2).
+    fn pass_on(&self, queue: &Arc<Queue>, now: Now) {
+        let live = self.space.live();
+        let nobody = Arc::default();
+        let (mut waiting, mut losses, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+        let room = (usize::MAX, u64::MAX);
+        let into = (&mut waiting, &mut losses);
+        live.fetch(queue, &nobody, room, now.ms, into);
+        for delivery in &waiting {
+            let message = &delivery.message;
+            let plain = Plain::parse(&message.bag);
+            let Some((plain, filter)) = plain.and_then(|plain| Some((plain, plain.filter?))) else {
+                continue;
+            };
+            let mut matched = self.space.find(plain.topic, &message.origin.sender);
+            let share = matched.shared.iter_mut().find(|one| &*one.filter == filter);
+            let sent = qos(plain.qos);
+            let chosen = share.and_then(|share| share.choose(sent));
+            let other = chosen
+                .as_ref()
+                .and_then(|(one, granted)| one.queue(sent.min(*granted)));
+            let Some(other) = other else {
+                continue;
+            };
+            let copy = Copy {
+                queue: Arc::clone(other),
+                priority: Priority::DEFAULT,
+                ttl_ms: None,
+            };
+            let append = Append {
+                message,
+                copies: std::slice::from_ref(&copy),
+                waiter: &nobody,
+                is_patient: false,
+                is_last: true,
+                now_ms: now.ms,
+            };
+            let appended = self.store_of(other).append(&append, &mut idle, &mut losses);
+            if appended.is_ok() {
+                live.acknowledge(queue, delivery.priority, delivery.seq);
+            }
+        }
+        live.detach(queue, &nobody);
+        crate::store::wake(&mut idle);
+        self.store.flush();
+    }
+
     /// What a session has in the plain topic space by its subscriptions, entered in the index;
     /// none without a plain one.
     pub(super) fn plain_side(
@@ -288,10 +335,16 @@ impl Hub {
     }
 
     /// A session has ended: its subscriptions, and what waits for it.
-    pub(super) fn end_subscriber(&self, subscriber: &Arc<Subscriber>, filters: &[Subscription]) {
+    pub(super) fn end_subscriber(
+        &self,
+        subscriber: &Arc<Subscriber>,
+        filters: &[Subscription],
+        now: Now,
+    ) {
         for subscription in filters.iter().filter(|one| one.is_plain()) {
             self.space.unsubscribe(subscriber, subscription);
         }
+        self.pass_on(&subscriber.live, now);
         let messages = self.space.live.clear(&subscriber.live);
         self.dropped("not_connected", "unknown", "")
             .increment(messages as u64);
