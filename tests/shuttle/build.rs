@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-const ROOMS: [&str; 6] = ["limits", "topic", "identity", "message", "mailbox", "store"];
+const ROOMS: [&str; 7] = [
+    "limits", "topic", "identity", "message", "mailbox", "mqtt", "store",
+];
 /// The threads of these are watched.
 const WATCHED: [&str; 2] = ["mailbox", "store"];
 
@@ -24,13 +26,12 @@ fn main() {
                 text
             }
         };
-        let file = format!("{room}.rs");
-        let root = if source.join(&file).exists() {
-            copy(&source.join(&file), &target.join(&file), &exchange);
-            file
-        } else {
-            format!("{room}/mod.rs")
-        };
+        // Beside its parts, where the compiler looks for them.
+        let root = format!("{room}/mod.rs");
+        let file = source.join(format!("{room}.rs"));
+        if file.exists() {
+            copy(&file, &target.join(&root), &exchange);
+        }
         if source.join(room).is_dir() {
             copy_dir(&source.join(room), &target.join(room), &exchange);
         }

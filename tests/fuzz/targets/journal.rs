@@ -29,10 +29,7 @@ fuzz_target!(|input: (StateFile, bool)| {
     assert_eq!(again, sessions);
     assert!(later.len() <= damage.len(), "{damage:?} and then {later:?}");
     let mailbox = Arc::new(Mailbox::default());
-    let fresh = [Subscription {
-        filter: "a/#".to_owned(),
-        qos: 1,
-    }];
+    let fresh = [Subscription::new("a/#", edgehub::mqtt::QoS::AtLeastOnce)];
     let version = journal.record("d/fresh", Some(&fresh), &mailbox);
     drop(journal);
     assert_ne!(version, u64::MAX);

@@ -354,8 +354,8 @@ fn sessions() {
                 let mailbox = Arc::new(Mailbox::default());
                 for qos in 0..2 {
                     let subscription = Subscription {
-                        filter: "a/#".to_owned(),
                         qos,
+                        ..Subscription::new("a/#", edgehub::mqtt::QoS::AtMostOnce)
                     };
                     let version = journal.record(identity, Some(&[subscription]), &mailbox);
                     while journal.durable() < version {
