@@ -363,6 +363,10 @@ impl Hub {
 
     /// Gives up what expired, and refreshes the gauges; called once a second.
     pub fn sweep(&self, now: Now) {
+        let (unknown, relaxed) = (0, Ordering::Relaxed);
+        let _ = self
+            .since_ms
+            .compare_exchange(unknown, now.ms, relaxed, relaxed);
         let mut losses = Vec::new();
         self.store.sweep((now.ms, now.wall_ms), &mut losses);
         self.space.live().sweep((now.ms, now.ms), &mut losses);

@@ -25,15 +25,8 @@ impl Hub {
         let rows = self.store.status();
         let waiting: usize = rows.iter().map(|row| row.messages).sum();
         let version = concat!("edgehub ", env!("CARGO_PKG_VERSION")).to_owned();
-        // Known from the first look on.
-        let since =
-            self.since_ms
-                .compare_exchange(0, now.ms.max(1), Ordering::Relaxed, Ordering::Relaxed);
-        let since_ms = since.unwrap_or_else(|known| known);
-        let uptime_s = now
-            .ms
-            .saturating_sub(if since_ms == 0 { now.ms } else { since_ms })
-            / 1000;
+        let since_ms = self.since_ms.load(Ordering::Relaxed);
+        let uptime_s = now.ms.saturating_sub(since_ms) / 1000;
         let connected = self.connected().to_string();
         [
             ("$SYS/broker/version", version),
