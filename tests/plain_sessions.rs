@@ -215,3 +215,36 @@ async fn there_is_an_end_to_sessions_and_to_what_they_leave_on_disk() {
     let (_, connack) = Five::anonymous(&hub, "full-3", false, &FOREVER).await;
     assert!(is_present(&connack));
 }
+
+#[tokio::test]
+async fn what_waited_for_an_ended_session_is_nobodys_after_a_crash() {
+    let setup = open();
+    let hub = setup.start();
+    let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
+    for id in ["comes again", "does not"] {
+        let (mut five, _) = Five::anonymous(&hub, id, true, &FOREVER).await;
+        five.subscribe("a").await;
+    }
+    hub.until("they are gone", |hub| {
+        hub.metric("edgehub_connected_clients", &[]) == 1.0
+    });
+    for _ in 0..3 {
+        assert_eq!(sender.publish("a", b"old", &[]).await, ReasonCode::Success);
+    }
+    let (gone, _) = Five::anonymous(&hub, "does not", true, &[]).await;
+    let (mut five, connack) = Five::anonymous(&hub, "comes again", true, &FOREVER).await;
+    assert!(!is_present(&connack));
+    five.subscribe("a").await;
+    // Its SUBACK says that all of that is on disk, but for what the log notes later.
+    drop((gone, five));
+    hub.end(End::Killed);
+    let hub = setup.start();
+    let (mut five, connack) = Five::anonymous(&hub, "comes again", false, &FOREVER).await;
+    assert!(is_present(&connack));
+    let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
+    assert_eq!(sender.publish("a", b"new", &[]).await, ReasonCode::Success);
+    assert_eq!(five.message().await.1, b"new");
+    hub.until("nothing waits for anybody", |hub| {
+        hub.metric("edgehub_queue_length", &["$session"]) == 0.0
+    });
+}

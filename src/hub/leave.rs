@@ -7,6 +7,7 @@ use super::client::{Client, Parked, Token};
 use super::plain::Subscriber;
 use super::{Hub, Now, Published, brief};
 use crate::mailbox::ATTACH;
+use crate::message::Endpoint;
 use crate::mqtt::Publish;
 use crate::mqtt::v5::{Place, Properties};
 use crate::observe;
@@ -142,6 +143,20 @@ impl Hub {
             self.journal
                 .record(identity.as_str(), None, &Arc::default());
             self.slots.remove_if(&identity, |_, slot| slot.is_empty());
+        }
+    }
+
+    /// Clears the queues of sessions that are no more: the hub may have been killed before the log
+    /// had noted that.
+    pub(super) fn clear_ended(&self) {
+        for queue in self.store.session_queues() {
+            let Endpoint::Session { client, .. } = queue.endpoint() else {
+                continue;
+            };
+            let slot = self.slots.get(client);
+            if slot.is_none_or(|slot| slot.subscriber.is_none()) {
+                self.store.clear(&queue);
+            }
         }
     }
 

@@ -134,7 +134,11 @@ impl Hub {
         }
     }
 
-    fn keep_ledger(&self, client: &mut Client) -> u64 {
+    /// Has all of it kept, and how far the session's queue is; returns the version.
+    pub(super) fn keep_ledger(&self, client: &mut Client) -> u64 {
+        if !client.persistent {
+            return 0;
+        }
         let kept = client
             .plain
             .as_ref()

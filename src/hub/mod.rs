@@ -234,6 +234,7 @@ impl Hub {
                 hub.slots.insert(identity, slot);
             }
         }
+        hub.clear_ended();
         for (reason, messages) in [("damaged", lost_messages), ("purged", purged_messages)] {
             if messages > 0 {
                 hub.dropped(reason, "unknown", "").increment(messages);

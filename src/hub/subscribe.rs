@@ -147,11 +147,17 @@ impl Hub {
     }
 
     fn subscribe_plain(&self, client: &mut Client, subscription: &Subscription) {
-        let side = client.plain.get_or_insert_with(|| {
+        if client.plain.is_none() {
             let subscriber = self.subscriber(&client.identity, client.persistent);
             subscriber.set_connected(true);
-            PlainSide::new(subscriber)
-        });
+            client.plain = Some(PlainSide::new(subscriber));
+            // What a former session left in the queue is not for this one, even if the log forgets
+            // by a crash that it is done with.
+            self.keep_ledger(client);
+        }
+        let Some(side) = &mut client.plain else {
+            return;
+        };
         side.add(subscription);
         self.space.subscribe(&side.subscriber, subscription);
     }

@@ -252,14 +252,19 @@ impl Store {
         }
     }
 
+    /// The queues of kept sessions of the plain topic space.
+    #[must_use]
+    pub fn session_queues(&self) -> Vec<Arc<Queue>> {
+        let mut queues = self.queues();
+        queues.retain(|queue| matches!(queue.endpoint(), Endpoint::Session { live: false, .. }));
+        queues
+    }
+
     /// Bytes that wait for sessions of the plain topic space.
     #[must_use]
     pub fn session_bytes(&self) -> u64 {
-        let queues = self.queues();
-        let sessions = queues
-            .iter()
-            .filter(|queue| matches!(queue.endpoint(), Endpoint::Session { .. }));
-        sessions.map(|queue| queue.bytes()).sum()
+        let queues = self.session_queues();
+        queues.iter().map(|queue| queue.bytes()).sum()
     }
 
     /// Up to which message a lane is done with, and which later ones are.
