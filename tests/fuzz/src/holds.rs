@@ -8,11 +8,12 @@ use bytes::Bytes;
 use edgehub::store::disk::PAGE_BYTES;
 use edgehub::store::frame::{Header, Kind, SYNC_WORD, read_u32};
 
-use crate::damage::SEGMENT_BYTES;
 use crate::edits::{Files, salt, segment_of};
 use crate::memory_disk::MemoryDisk;
 use crate::rig::{ENDPOINTS, LaneKey, Rig, Target, WALL_MS, lane_of, options};
 
+/// Of stores that are opened again; those before may have had others.
+const SEGMENT_BYTES: u64 = 128 * 1024;
 /// More than any of these stores can hold.
 const COPIES_MAX: usize = 100_000;
 const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
