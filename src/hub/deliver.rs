@@ -111,7 +111,9 @@ impl Hub {
             };
             if session.takes(qos, &out) {
                 let wanted = match (&token, qos) {
-                    (Token::Queued { place, .. }, QoS::ExactlyOnce) => packet_id(place),
+                    (Token::Queued { place, .. }, QoS::ExactlyOnce) if !place.is_live() => {
+                        packet_id(place)
+                    }
                     _ => None,
                 };
                 done.extend(session.deliver_as((now.ms, qos), &out, token, wanted));
