@@ -95,6 +95,13 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
+/// Whether a name or filter is of the plain topic space: what begins with `$iothub/` or `devices/`
+/// is private to clients (`DESIGN` §2).
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    !text.starts_with("devices/") && !text.starts_with("$iothub/")
+}
+
 /// Whether a filter matches a name (MQTT 3.1.1 §4.7).
 ///
 /// `+` stands for exactly one level, which may be empty; `#` for any number of levels, none

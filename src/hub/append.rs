@@ -22,19 +22,16 @@ impl Hub {
         let is_patient =
             publish.qos != QoS::AtMostOnce && (!client.is_v5 || self.store.drops_oldest());
         let mut seq = 0;
-        self.leave_out_full(&mut held);
-        while let Some((message, copy)) = held.shared.front() {
-            let copies = std::slice::from_ref(copy);
+        loop {
+            let other = held.others.front();
+            let (message, copies) =
+                other.map_or((&held.message, &held.copies), |(one, copies)| (one, copies));
             match self.append_to(client, (message, copies), is_patient, now) {
                 Ok(appended) => seq = seq.max(appended),
                 Err(full) => return full_for(client, publish, held, (is_patient, &full)),
             }
-            held.shared.pop_front();
-        }
-        if !held.copies.is_empty() {
-            match self.append_to(client, (&held.message, &held.copies), is_patient, now) {
-                Ok(appended) => seq = seq.max(appended),
-                Err(full) => return full_for(client, publish, held, (is_patient, &full)),
+            if held.others.pop_front().is_none() {
+                break;
             }
         }
         let version = held.version.max(self.note_taken(client, publish, seq));
@@ -61,34 +58,35 @@ impl Hub {
 
     /// A session that is over its share loses the message, or whoever does not come back would hold
     /// everybody up.
-    fn leave_out_full(&self, held: &mut Held) {
+    pub(super) fn leave_out_full(&self, held: &mut Held) {
         let settings = self.settings.load();
         let bounds = (
             settings.bounds.max_bytes,
             settings.limits.endpoint_max_bytes,
         );
         let messages_max = settings.bounds.endpoint_max_messages;
-        let bytes = held.message.bytes();
-        let has_room = |copy: &Copy| {
-            let queue = &copy.queue;
-            let has_room = match queue.endpoint() {
-                Endpoint::Session { live: true, .. } => self.space.has_live_room(queue, bytes),
-                Endpoint::Session { live: false, .. } => {
-                    queue.messages() < messages_max
-                        && self.space.has_kept_room(queue, bytes, bounds)
+        let queue_full = &held.output.queue_full;
+        let leave_out = |message: &Message, copies: &mut Vec<Copy>| {
+            let bytes = message.bytes();
+            copies.retain(|copy| {
+                let queue = &copy.queue;
+                if !matches!(queue.endpoint(), Endpoint::Session { .. }) {
+                    return true;
                 }
-                _ => return true,
-            };
-            if has_room && !queue.endpoint().is_live() {
-                self.space.add_kept(bytes);
-            }
-            if !has_room {
-                held.output.queue_full.increment(1);
-            }
-            has_room
+                let has_room = queue.messages() < messages_max
+                    && self.space.has_kept_room(queue, bytes, bounds);
+                if has_room {
+                    self.space.add_kept(bytes);
+                } else {
+                    queue_full.increment(1);
+                }
+                has_room
+            });
         };
-        held.copies.retain(has_room);
-        held.shared.retain(|(_, copy)| has_room(copy));
+        leave_out(&held.message, &mut held.copies);
+        for (message, copies) in &mut held.others {
+            leave_out(message, copies);
+        }
     }
 
     /// Appends to the queues of one store; returns the seq to wait for.

@@ -86,9 +86,7 @@ impl Hub {
         let (subscriptions, plain) = self.go_on(subscriber, former, is_clean.then_some(now));
         let mut client = self.new_client(login, mailbox, subscriptions, plain);
         if ended {
-            self.journal.record(login.identity.as_str(), None, mailbox);
-            self.journal
-                .record_ledger(login.identity.as_str(), None, mailbox);
+            self.forget_session(&login.identity, mailbox);
         }
         if !present {
             // A kept session outlives a restart even before its first SUBSCRIBE.

@@ -111,14 +111,30 @@ pub(super) struct Held {
     pub output: Arc<Output>,
     pub targets: usize,
     pub copies: Vec<Copy>,
-    /// The same for queues in memory, which hold nobody back.
-    pub live: Vec<Copy>,
-    /// For shared subscriptions, each with the one session that it goes to.
-    pub shared: VecDeque<(Arc<Message>, Copy)>,
+    /// What else the message is, for others: each to all of its queues or to none.
+    pub others: VecDeque<(Arc<Message>, Vec<Copy>)>,
+    /// For queues in memory, which hold nobody back.
+    pub live: Vec<(Arc<Message>, Copy)>,
     /// The version of the small state that has it as a retained message; 0: it is none.
     pub version: u64,
     /// Why there is no copy for the cloud though a route leads there.
     pub grounded: Option<Grounded>,
+}
+
+impl Held {
+    /// A message that goes to nobody yet; `copies` is empty.
+    pub fn new(message: Message, output: &Arc<Output>, copies: Vec<Copy>) -> Self {
+        Self {
+            message: Arc::new(message),
+            output: Arc::clone(output),
+            targets: 0,
+            copies,
+            others: VecDeque::new(),
+            live: Vec::new(),
+            version: 0,
+            grounded: None,
+        }
+    }
 }
 
 /// The topic of the last publish, parsed: modules send many messages with the same one.

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::client::{Client, Parked, Token};
 use super::plain::Subscriber;
 use super::{Hub, Now, Published, brief};
-use crate::mailbox::ATTACH;
+use crate::identity::Identity;
+use crate::mailbox::{ATTACH, Mailbox};
 use crate::message::Endpoint;
 use crate::mqtt::Publish;
 use crate::mqtt::v5::{Place, Properties};
@@ -78,15 +79,19 @@ impl Hub {
         });
         drop(slot);
         if ended {
-            self.journal.record(identity.as_str(), None, &mailbox);
-            self.journal
-                .record_ledger(identity.as_str(), None, &mailbox);
+            self.forget_session(&identity, &mailbox);
         }
         if let Some(waiting) = waiting {
             waiting.raise(ATTACH);
         } else if forget {
             self.slots.remove_if(&identity, |_, slot| slot.is_empty());
         }
+    }
+
+    /// The small state forgets a session.
+    pub(super) fn forget_session(&self, identity: &Identity, mailbox: &Arc<Mailbox>) {
+        self.journal.record(identity.as_str(), None, mailbox);
+        self.journal.record_ledger(identity.as_str(), None, mailbox);
     }
 
     fn count_leave(&self, client: &Client, close: &Close) {
@@ -140,8 +145,7 @@ impl Hub {
             if let Some(subscriber) = subscriber {
                 self.end_subscriber(&subscriber, &subscriptions, now);
             }
-            self.journal
-                .record(identity.as_str(), None, &Arc::default());
+            self.forget_session(&identity, &Arc::default());
             self.slots.remove_if(&identity, |_, slot| slot.is_empty());
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::client::Held;
 use super::plain::Subscriber;
-use crate::message::{Message, Priority};
+use crate::message::Message;
 use crate::mqtt::QoS;
-use crate::store::{Copy, Queue};
+use crate::store::Copy;
 
 /// Who gets what is published to one topic, as of one state of the index.
 #[derive(Debug)]
@@ -48,35 +48,45 @@ impl Share {
 }
 
 impl Matched {
-    /// Adds the queues of all that get a message; `message` makes the one for a shared filter.
+    /// How many get a message.
+    pub fn targets(&self) -> usize {
+        self.subscribers.len() + self.shared.len()
+    }
+
+    /// Adds the queues of all that get a message: what is kept to `copies`, the rest to `held`.
+    /// `for_share` makes the message for a shared filter.
     pub fn fill(
         &mut self,
-        held: &mut Held,
+        (held, copies): (&mut Held, &mut Vec<Copy>),
+        message: &Arc<Message>,
         (sent, ttl_ms): (QoS, Option<u64>),
-        message: impl Fn(Option<&str>) -> Arc<Message>,
+        for_share: impl Fn(&str) -> Message,
     ) {
-        let copy = |queue: &Arc<Queue>| Copy {
-            queue: Arc::clone(queue),
-            priority: Priority::DEFAULT,
-            ttl_ms,
-        };
         for (subscriber, granted) in &self.subscribers {
-            match subscriber.queue(sent.min(*granted)) {
-                Some(queue) if queue.endpoint().is_live() => held.live.push(copy(queue)),
-                Some(queue) => held.copies.push(copy(queue)),
-                None => {}
+            let Some(queue) = subscriber.queue(sent.min(*granted)) else {
+                continue;
+            };
+            let copy = Copy::of(queue, ttl_ms);
+            match queue.endpoint().is_live() {
+                true => held.live.push((Arc::clone(message), copy)),
+                false => copies.push(copy),
             }
         }
         for share in &mut self.shared {
-            let chosen = share.choose(sent);
-            let queue = chosen.as_ref();
-            let queue = queue.and_then(|(one, granted)| one.queue(sent.min(*granted)));
-            if let Some(queue) = queue {
-                let message = message(Some(&share.filter));
-                held.shared.push_back((message, copy(queue)));
+            let Some((one, granted)) = share.choose(sent) else {
+                continue;
+            };
+            let Some(queue) = one.queue(sent.min(granted)) else {
+                continue;
+            };
+            let copy = Copy::of(queue, ttl_ms);
+            let message = Arc::new(for_share(&share.filter));
+            match queue.endpoint().is_live() {
+                true => held.live.push((message, copy)),
+                false => held.others.push_back((message, vec![copy])),
             }
         }
         // One order of locks for everybody.
-        held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
     }
 }

@@ -10,7 +10,7 @@ use super::plain::Subscriber;
 use crate::identity::Identity;
 use crate::message::{Message, Plain};
 use crate::mqtt::QoS;
-use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
+use crate::mqtt::v5::{Place, Properties, Property};
 use crate::session::Outgoing;
 use crate::store::journal::Subscription;
 use crate::subscriptions::Trie;
@@ -129,19 +129,12 @@ fn properties<'a>(
     scratch: &'a mut BytesMut,
 ) -> Properties<'a> {
     let kept = Properties::parse(kept, Place::ServerPublish).unwrap_or_default();
-    let expires = |one| matches!(one, Property::MessageExpiry(_)).then_some(());
-    if ids.is_empty() && kept.find(expires).is_none() {
+    if ids.is_empty() && kept.message_expiry().is_none() {
         return kept;
     }
     let waited_s = u32::try_from(waited_ms / 1000).unwrap_or(u32::MAX);
-    let left = kept.iter().map(|property| match property {
-        Property::MessageExpiry(seconds) => {
-            Property::MessageExpiry(seconds.saturating_sub(waited_s))
-        }
-        other => other,
-    });
     let ids = ids.iter().copied().map(Property::SubscriptionId);
-    let written = encode_properties(scratch, Place::ServerPublish, left.chain(ids));
+    let written = kept.encode_with_expiry(|sent| sent.saturating_sub(waited_s), ids, scratch);
     debug_assert!(written.is_ok(), "{written:?}");
     Properties::parse(scratch, Place::ServerPublish).unwrap_or_default()
 }
@@ -174,6 +167,7 @@ pub(super) fn qos(qos: u8) -> QoS {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::v5::encode_properties;
 
     #[test]
     fn the_expiry_shrinks_and_identifiers_are_added() {

@@ -1,6 +1,5 @@
 //! The plain topic space: who has subscribed to what, and the way of a message to them.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -12,12 +11,13 @@ use super::outgoing::{PlainSide, qos};
 use super::refused::Refused;
 use super::{Hub, Now};
 use crate::identity::Identity;
-use crate::message::{Endpoint, Message, Origin, Plain, Priority};
+use crate::mailbox::Mailbox;
+use crate::message::{Endpoint, Message, Origin, Plain};
 use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
 use crate::mqtt::{Publish, QoS};
 use crate::observe;
 use crate::store::journal::Subscription;
-use crate::store::{Append, Bounds, Copy, Queue, Store};
+use crate::store::{Append, Bounds, Copy, Loss, Queue, Store};
 use crate::subscriptions::Trie;
 
 /// Levels of a topic or filter: matching goes as deep.
@@ -94,19 +94,23 @@ impl Space {
         let connected = matched.subscribers.iter();
         connected
             .filter(|(one, _)| one.is_connected())
-            .map(|(one, _)| Copy {
-                queue: Arc::clone(&one.live),
-                priority: Priority::DEFAULT,
-                ttl_ms: None,
-            })
+            .map(|(one, _)| Copy::of(&one.live, None))
             .collect()
     }
 
-    /// Whether a message may be added to a queue in memory. Each may take half of what the others
-    /// leave, so that a few who do not read leave enough for those who do.
-    pub fn has_live_room(&self, queue: &Queue, bytes: u64) -> bool {
+    /// Adds a message to a queue in memory; false if it has no room. Each may take half of what
+    /// the others leave, so that a few who do not read leave enough for those who do.
+    pub fn add_live(
+        &self,
+        (message, copy): (&Arc<Message>, &Copy),
+        waiter: &Arc<Mailbox>,
+        now_ms: u64,
+        (idle, losses): (&mut Vec<Arc<Mailbox>>, &mut Vec<Loss>),
+    ) -> bool {
         let free = LIVE.max_bytes.saturating_sub(self.live.used_bytes());
-        queue.bytes() + bytes <= free / 2
+        let has_room = copy.queue.bytes() + message.bytes() <= free / 2;
+        let append = Append::unasked((message, copy), waiter, now_ms);
+        has_room && self.live.append(&append, idle, losses).is_ok()
     }
 
     /// Whether a message may be added to the queue of a kept session: like in memory, of half of
@@ -293,19 +297,8 @@ impl Hub {
             let Some(other) = other else {
                 continue;
             };
-            let copy = Copy {
-                queue: Arc::clone(other),
-                priority: Priority::DEFAULT,
-                ttl_ms: None,
-            };
-            let append = Append {
-                message,
-                copies: std::slice::from_ref(&copy),
-                waiter: &nobody,
-                is_patient: false,
-                is_last: true,
-                now_ms: now.ms,
-            };
+            let copy = Copy::of(other, None);
+            let append = Append::unasked((message, &copy), &nobody, now.ms);
             let appended = self.store_of(other).append(&append, &mut idle, &mut losses);
             if appended.is_ok() {
                 live.acknowledge(queue, delivery.priority, delivery.seq);
@@ -400,46 +393,36 @@ impl Hub {
                 filter,
                 properties: &properties,
             };
-            Arc::new(Message {
+            Message {
                 origin: Arc::clone(&output.origin),
                 bag: plain.encode(),
                 payload: payload.clone(),
                 received_ms: now.ms,
-            })
+            }
         };
-        let mut held = Held {
-            message: message(None),
-            targets: matched.subscribers.len() + matched.shared.len(),
-            copies: std::mem::take(&mut client.scratch.copies),
-            live: Vec::new(),
-            shared: VecDeque::new(),
-            version,
-            grounded: None,
-            output: Arc::clone(&output),
-        };
-        matched.fill(&mut held, (publish.qos, expiry_ms), message);
+        let mut copies = std::mem::take(&mut client.scratch.copies);
+        let mut held = Held::new(message(None), &output, Vec::new());
+        (held.version, held.targets) = (version, matched.targets());
+        let own = Arc::clone(&held.message);
+        let how = (publish.qos, expiry_ms);
+        matched.fill((&mut held, &mut copies), &own, how, |filter| {
+            message(Some(filter))
+        });
+        held.copies = copies;
         client.matched = Some(matched);
         Ok(held)
     }
 
     /// Appends to the queues in memory; a full one loses the message, and nobody waits for it.
     pub(super) fn append_live(&self, client: &mut Client, held: &Held, now: Now) {
-        let bytes = held.message.bytes();
-        for copy in &held.live {
-            if !self.space.has_live_room(&copy.queue, bytes) {
-                held.output.queue_full.increment(1);
-                continue;
-            }
-            let append = Append {
-                message: &held.message,
-                copies: std::slice::from_ref(copy),
-                waiter: &client.mailbox,
-                is_patient: false,
-                is_last: true,
-                now_ms: now.ms,
-            };
-            let (idle, losses) = (&mut client.scratch.idle, &mut client.scratch.losses);
-            if self.space.live.append(&append, idle, losses).is_err() {
+        let scratch = &mut client.scratch;
+        let into = (&mut scratch.idle, &mut scratch.losses);
+        for (message, copy) in &held.live {
+            let it = (message, copy);
+            if !self
+                .space
+                .add_live(it, &client.mailbox, now.ms, (into.0, into.1))
+            {
                 held.output.queue_full.increment(1);
             }
         }
@@ -475,10 +458,9 @@ fn kept_properties(sent: Properties<'_>) -> (BytesMut, Option<u64>) {
         let kept = sent.iter().filter(|one| !is_own(one));
         let written = encode_properties(&mut bytes, Place::ServerPublish, kept);
         debug_assert!(written.is_ok(), "what came may go: {written:?}");
-        expiry_ms = sent.find(|property| match property {
-            Property::MessageExpiry(seconds) => Some(u64::from(seconds) * 1000),
-            _ => None,
-        });
+        expiry_ms = sent
+            .message_expiry()
+            .map(|seconds| u64::from(seconds) * 1000);
     }
     (bytes, expiry_ms)
 }

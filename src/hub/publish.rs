@@ -1,6 +1,5 @@
 //! The way of a message through the house: authorize → accept → route → append → deliver.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
@@ -21,6 +20,7 @@ use crate::mqtt::v5;
 use crate::observe;
 use crate::routes::{View, explain};
 use crate::store::{self, Copy};
+use crate::topic;
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
 const OUTPUTS_MAX: usize = 16;
@@ -84,8 +84,9 @@ impl Hub {
         if let Some(held) = client.held.take() {
             return Ok(self.append(client, publish, held, now));
         }
-        if is_plain(publish.topic) {
-            let held = self.publish_plain(client, came, now)?;
+        if topic::is_plain(publish.topic) {
+            let mut held = self.publish_plain(client, came, now)?;
+            self.leave_out_full(&mut held);
             return Ok(self.append(client, publish, held, now));
         }
         if client.routing.generation != self.generation() {
@@ -247,16 +248,8 @@ impl Hub {
             payload: Bytes::copy_from_slice(publish.payload),
             received_ms: now.ms,
         };
-        Ok(Some(Held {
-            message: Arc::new(message),
-            output: Arc::clone(&parsed.output),
-            targets: 0,
-            copies: std::mem::take(&mut client.scratch.copies),
-            live: Vec::new(),
-            shared: VecDeque::new(),
-            version: 0,
-            grounded: None,
-        }))
+        let copies = std::mem::take(&mut client.scratch.copies);
+        Ok(Some(Held::new(message, &parsed.output, copies)))
     }
 
     /// Finds the message's endpoints and prepares one copy for each.
@@ -383,11 +376,6 @@ impl Hub {
     pub fn kept(&self) -> u64 {
         self.store.kept()
     }
-}
-
-/// Whether a topic is none of the dialect's.
-fn is_plain(topic: &str) -> bool {
-    !topic.starts_with("devices/") && !topic.starts_with("$iothub/")
 }
 
 /// Whether the topic was parsed already; DUP and RETAIN become properties, so they count too.

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::client::Client;
 use super::outgoing::qos;
 use super::refused::Refused;
 use super::{Hub, Now, sys};
 use crate::mailbox::DELIVERY;
-use crate::message::{Message, Origin, Plain, Priority};
-use crate::mqtt::v5::{Place, Properties, Property};
+use crate::message::{Message, Origin, Plain};
+use crate::mqtt::v5::{Place, Properties};
 use crate::mqtt::{Publish, QoS};
 use crate::store::Copy;
 use crate::store::journal::Subscription;
@@ -281,14 +281,11 @@ impl Hub {
     /// Puts retained messages into the session's queues, as long as these are short; looks at so
     /// many topics, and comes back to the rest.
     pub(super) fn pump_retained(&self, client: &mut Client, now: Now) {
-        let queues = client
-            .plain
-            .iter()
-            .flat_map(|side| side.subscriber.queues());
-        if queues
-            .into_iter()
-            .any(|queue| queue.messages() >= AHEAD_MAX)
-        {
+        let sides = client.plain.iter();
+        let is_ahead = sides
+            .flat_map(|side| side.subscriber.queues())
+            .any(|queue| queue.messages() >= AHEAD_MAX);
+        if is_ahead {
             return;
         }
         let mut looks = LOOKS_MAX;
@@ -339,11 +336,7 @@ impl Hub {
         let left_ms = one.expires_ms.map(|at| at.saturating_sub(now.wall_ms));
         let message = one.message((&topic, &pending.filter), left_ms, now);
         let messages = queue.messages();
-        let copy = Copy {
-            queue,
-            priority: Priority::DEFAULT,
-            ttl_ms: left_ms,
-        };
+        let copy = Copy::of(&queue, left_ms);
         let it = (&Arc::new(message), std::slice::from_ref(&copy));
         if self.append_to(client, it, false, now).is_err() {
             // Its own queue is full, or the store.
@@ -390,12 +383,8 @@ fn with_expiry(properties: &Bytes, left_ms: Option<u64>) -> Bytes {
     };
     let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
     let known = Properties::parse(properties, Place::ServerPublish).unwrap_or_default();
-    let left = known.iter().map(|property| match property {
-        Property::MessageExpiry(_) => Property::MessageExpiry(left_s),
-        other => other,
-    });
-    let mut out = bytes::BytesMut::new();
-    let written = crate::mqtt::v5::encode_properties(&mut out, Place::ServerPublish, left);
+    let mut out = BytesMut::new();
+    let written = known.encode_with_expiry(|_| left_s, std::iter::empty(), &mut out);
     debug_assert!(written.is_ok(), "{written:?}");
     out.freeze()
 }

@@ -17,6 +17,7 @@ use crate::mqtt::{PacketId, QoS, Unsubscribe};
 use crate::observe;
 use crate::session::{Granted, Session};
 use crate::store::journal::Subscription;
+use crate::topic;
 
 /// All sessions together have as many filters as may be.
 const FILTERS_FULL: (ReasonCode, &str) = (
@@ -137,7 +138,7 @@ impl Hub {
                 let text = format!("more than {LEVELS_MAX} levels");
                 return Err((ReasonCode::TopicFilterInvalid, text));
             }
-            if inner.starts_with("$iothub/") || inner.starts_with("devices/") {
+            if !topic::is_plain(inner) {
                 Err(Forbidden::Reserved)
             } else {
                 self.may(client, Action::Subscribe(inner))
@@ -201,7 +202,7 @@ impl Hub {
             .collect();
         client.response_qos = filters
             .iter()
-            .filter(|(filter, _)| crate::topic::matches(filter, "$iothub/twin/res/200/"))
+            .filter(|(filter, _)| topic::matches(filter, "$iothub/twin/res/200/"))
             .map(|(_, qos)| *qos)
             .max();
         let mut inputs = self.inputs(client, &filters);

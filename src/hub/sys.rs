@@ -10,7 +10,6 @@ use super::retained::{One, own};
 use super::{Hub, Now};
 use crate::identity::Identity;
 use crate::message::{Message, Origin, Plain};
-use crate::store::Append;
 use crate::topic;
 
 /// Every so many seconds subscribers get all values.
@@ -91,16 +90,10 @@ impl Hub {
                 received_ms: now.ms,
             });
             for copy in &copies {
-                let append = Append {
-                    message: &message,
-                    copies: std::slice::from_ref(copy),
-                    waiter: &Arc::default(),
-                    is_patient: false,
-                    is_last: true,
-                    now_ms: now.ms,
-                };
+                let into = (&mut idle, &mut losses);
                 // Who has no room for it gets the next.
-                let _ = self.space.live().append(&append, &mut idle, &mut losses);
+                let it = (&message, copy);
+                self.space.add_live(it, &Arc::default(), now.ms, into);
             }
         }
         crate::store::wake(&mut idle);

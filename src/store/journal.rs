@@ -13,6 +13,7 @@ use super::state::read::Values;
 use crate::mailbox::Mailbox;
 use crate::mqtt::QoS;
 use crate::store::disk::Disk;
+use crate::topic;
 
 const PREFIX: &str = "session/";
 const RETAINED: &str = "retained/";
@@ -60,10 +61,7 @@ impl Subscription {
     /// Whether it is one of the plain topic space.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        let of_dialect = ["$iothub/", "devices/"];
-        !of_dialect
-            .iter()
-            .any(|start| self.filter.starts_with(start))
+        topic::is_plain(&self.filter)
     }
 
     /// The granted QoS.

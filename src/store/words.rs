@@ -85,6 +85,18 @@ pub struct Copy {
     pub ttl_ms: Option<u64>,
 }
 
+impl Copy {
+    /// One in the lane of messages whose route names no priority.
+    #[must_use]
+    pub fn of(queue: &Arc<Queue>, ttl_ms: Option<u64>) -> Self {
+        Self {
+            queue: Arc::clone(queue),
+            priority: Priority::DEFAULT,
+            ttl_ms,
+        }
+    }
+}
+
 /// What had no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -119,4 +131,23 @@ pub struct Append<'a> {
     pub is_last: bool,
     /// Milliseconds of the hub's clock.
     pub now_ms: u64,
+}
+
+impl<'a> Append<'a> {
+    /// One copy of a message whose sender is not asked again: it has room, or is lost.
+    #[must_use]
+    pub fn unasked(
+        (message, copy): (&'a Arc<Message>, &'a Copy),
+        waiter: &'a Arc<Mailbox>,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            message,
+            copies: std::slice::from_ref(copy),
+            waiter,
+            is_patient: false,
+            is_last: true,
+            now_ms,
+        }
+    }
 }

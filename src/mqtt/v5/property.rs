@@ -349,6 +349,32 @@ impl<'a> Properties<'a> {
         })
     }
 
+    /// How long the message is of use, in seconds (§3.3.2.3.3).
+    #[must_use]
+    pub fn message_expiry(self) -> Option<u32> {
+        self.find(|property| match property {
+            Property::MessageExpiry(seconds) => Some(seconds),
+            _ => None,
+        })
+    }
+
+    /// Appends them, with another expiry if they have one (§3.3.2.3.3), and more of them.
+    ///
+    /// # Errors
+    /// As [`encode_properties`].
+    pub fn encode_with_expiry(
+        self,
+        expiry: impl Fn(u32) -> u32 + Clone,
+        more: impl Iterator<Item = Property<'a>> + Clone,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        let left = self.iter().map(|property| match property {
+            Property::MessageExpiry(seconds) => Property::MessageExpiry(expiry(seconds)),
+            other => other,
+        });
+        encode_properties(out, ServerPublish, left.chain(more))
+    }
+
     /// Names and values of the user properties, in their order.
     pub fn user(self) -> impl Iterator<Item = (&'a str, &'a str)> + Clone {
         self.iter().filter_map(|property| match property {
