@@ -25,6 +25,17 @@ pub enum Value<'a> {
     Text(&'a str),
 }
 
+impl<'a> Value<'a> {
+    /// The text, if there is one.
+    #[must_use]
+    pub fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Missing | Self::Null => None,
+        }
+    }
+}
+
 /// System properties of a message, by their internal names (facts §1.8, §4.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -222,23 +233,14 @@ impl Properties {
     /// A system property's text; `None` where it is missing or null.
     #[must_use]
     pub fn system_text(&self, property: SystemProperty) -> Option<&str> {
-        match self.system(property) {
-            Value::Text(text) => Some(text),
-            Value::Missing | Value::Null => None,
-        }
+        self.system(property).text()
     }
 
     /// The application properties in the order in which they were set.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> + Clone {
         self.application.iter().map(|(name, value)| {
-            let name = match name.resolve(&self.text) {
-                Value::Text(text) => text,
-                Value::Missing | Value::Null => "",
-            };
-            match value.resolve(&self.text) {
-                Value::Text(text) => (name, Some(text)),
-                Value::Missing | Value::Null => (name, None),
-            }
+            let name = name.resolve(&self.text).text();
+            (name.unwrap_or_default(), value.resolve(&self.text).text())
         })
     }
 
@@ -294,6 +296,8 @@ pub enum Source<'a> {
     },
     /// A reported-property change: `/twinChangeNotifications/`.
     TwinChange,
+    /// A plain topic: `/topics/{name}`, our own.
+    Topic(&'a str),
 }
 
 impl fmt::Display for Source<'_> {
@@ -309,6 +313,7 @@ impl fmt::Display for Source<'_> {
                 output: None,
             } => write!(f, "/messages/modules/{module}/"),
             Self::TwinChange => f.write_str("/twinChangeNotifications/"),
+            Self::Topic(name) => write!(f, "/topics/{name}"),
         }
     }
 }

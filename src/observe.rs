@@ -263,7 +263,7 @@ impl Metrics {
         } = delivered;
         let (to, input) = match to {
             Endpoint::Upstream | Endpoint::Cloud { .. } => ("upstream".to_owned(), ""),
-            Endpoint::Session { .. } => ("session".to_owned(), ""),
+            Endpoint::Session { .. } | Endpoint::Topic { .. } => ("session".to_owned(), ""),
             Endpoint::Input { module, input } => (format!("{device}/{module}"), &**input),
         };
         let priority = priority.to_string();

@@ -95,6 +95,13 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
+/// Whether a name may be one that routes publish to: a plain topic that does not begin with `$`
+/// (`DESIGN` §5).
+#[must_use]
+pub fn is_publishable(name: &str) -> bool {
+    is_plain(name) && name != "devices" && !name.starts_with('$')
+}
+
 /// Whether a name or filter is of the plain topic space: what begins with `$iothub/` or `devices/`
 /// is private to clients (`DESIGN` §2).
 #[must_use]

@@ -1,8 +1,10 @@
 //! What MQTT 5 sends beside topic and payload, as properties of a message.
 
+use bytes::{Bytes, BytesMut};
+
 use crate::iothub::bag::{self, BagError, PROPERTIES_MAX};
 use crate::message::{Properties, SystemProperty};
-use crate::mqtt::v5::{self, Property};
+use crate::mqtt::v5::{self, Place, Property, encode_properties};
 
 /// Adds what came with a PUBLISH of MQTT 5 to what its topic says (MQTT 5 §3.3.2.3): user
 /// properties count like those of the topic's bag, `$.on` and its like included, and go before
@@ -15,26 +17,90 @@ pub(super) fn add(
     sent: v5::Properties<'_>,
     properties: &mut Properties,
 ) -> Result<Option<u64>, BagError> {
-    let mut expiry_ms = None;
     for (at, property) in sent.iter().enumerate() {
         if at == PROPERTIES_MAX {
             return Err(BagError::TooMany);
         }
-        match property {
-            Property::User("", _) => return Err(BagError::EmptyKey),
-            Property::User(name, value) => {
-                bag::set(properties, name, (!value.is_empty()).then_some(value));
-            }
-            Property::ContentType(text) => {
-                properties.set_system(SystemProperty::ContentType, Some(text));
-            }
-            Property::CorrelationData(bytes) => {
-                let text = std::str::from_utf8(bytes).map_err(|_| BagError::NotUtf8)?;
-                properties.set_system(SystemProperty::CorrelationId, Some(text));
-            }
-            Property::MessageExpiry(seconds) => expiry_ms = Some(u64::from(seconds) * 1000),
-            _ => {}
+        add_one(property, properties)?;
+    }
+    Ok(sent
+        .message_expiry()
+        .map(|seconds| u64::from(seconds) * 1000))
+}
+
+/// The same for a message of the plain topic space, whose subscribers get it whatever it says:
+/// what cannot be a property is left out.
+pub(super) fn add_what_fits(sent: v5::Properties<'_>, properties: &mut Properties) {
+    for property in sent.iter().take(PROPERTIES_MAX) {
+        let _ = add_one(property, properties);
+    }
+}
+
+fn add_one(property: Property<'_>, properties: &mut Properties) -> Result<(), BagError> {
+    match property {
+        Property::User("", _) => return Err(BagError::EmptyKey),
+        Property::User(name, value) => {
+            bag::set(properties, name, (!value.is_empty()).then_some(value));
+        }
+        Property::ContentType(text) => {
+            properties.set_system(SystemProperty::ContentType, Some(text));
+        }
+        Property::CorrelationData(bytes) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| BagError::NotUtf8)?;
+            properties.set_system(SystemProperty::CorrelationId, Some(text));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Says that a body is JSON where its publisher has no way to say so: MQTT has no content
+/// encoding, and 3.1.1 no content type.
+pub(super) fn guess_json(body: &[u8], properties: &mut Properties) {
+    let is_object = || body.trim_ascii_start().starts_with(b"{");
+    let content_type = properties.system_text(SystemProperty::ContentType);
+    if content_type.map_or_else(is_object, |known| known == JSON) {
+        properties.set_system(SystemProperty::ContentType, Some(JSON));
+        if properties
+            .system_text(SystemProperty::ContentEncoding)
+            .is_none()
+        {
+            properties.set_system(SystemProperty::ContentEncoding, Some("utf-8"));
         }
     }
-    Ok(expiry_ms)
 }
+
+/// A module's properties as those of a message of the plain topic space: system properties without
+/// a place in MQTT 5 under their names in the bag, such as `$.mid`.
+pub(super) fn of(properties: &Properties, expiry_ms: Option<u64>) -> Bytes {
+    let mut out = BytesMut::new();
+    let text = |property| {
+        properties
+            .system_text(property)
+            .filter(|text| is_text(text))
+    };
+    let content_type = text(SystemProperty::ContentType).map(Property::ContentType);
+    let correlation = text(SystemProperty::CorrelationId);
+    let correlation = correlation.map(|text| Property::CorrelationData(text.as_bytes()));
+    let expiry = expiry_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX));
+    let own = properties
+        .iter()
+        .map(|(name, value)| (name, value.unwrap_or_default()));
+    let users = own.chain(bag::system(properties));
+    let users = users.filter(|(name, value)| is_text(name) && is_text(value));
+    let all = content_type
+        .into_iter()
+        .chain(correlation)
+        .chain(expiry.map(Property::MessageExpiry))
+        .chain(users.map(|(name, value)| Property::User(name, value)));
+    let written = encode_properties(&mut out, Place::ServerPublish, all);
+    debug_assert!(written.is_ok(), "{written:?}");
+    out.freeze()
+}
+
+/// Whether MQTT can carry a text.
+fn is_text(text: &str) -> bool {
+    text.len() <= usize::from(u16::MAX) && !text.contains('\0')
+}
+
+const JSON: &str = "application/json";

@@ -24,6 +24,9 @@ use crate::store::{Copy, Delivery, Loss, Queue};
 /// as many as a client has outstanding at the very most.
 pub(super) const RESPONSES_MAX: usize = 64;
 
+/// Plain topics of which a client has at hand who gets them.
+const MATCHES_MAX: usize = 8;
+
 /// How the hub knows a delivery again when the client acknowledges it.
 #[derive(Debug)]
 pub enum Token {
@@ -135,6 +138,11 @@ impl Held {
             grounded: None,
         }
     }
+
+    /// Whether no queue gets it.
+    pub fn is_for_nobody(&self) -> bool {
+        self.copies.is_empty() && self.others.is_empty() && self.live.is_empty()
+    }
 }
 
 /// The topic of the last publish, parsed: modules send many messages with the same one.
@@ -232,10 +240,12 @@ pub struct Client {
     pub(super) plain: Option<PlainSide>,
     /// Retained messages that its subscriptions bring.
     pub(super) retained: VecDeque<Pending>,
-    /// Who gets what it publishes to the plain topic that it last did.
-    pub(super) matched: Option<Matched>,
+    /// Who gets what it publishes to the plain topics that it last did, the newest behind.
+    pub(super) matches: Vec<Matched>,
     /// Counters and origin of what it publishes to plain topics.
     pub(super) plain_output: Option<Arc<Output>>,
+    /// The same where routes take it from there.
+    pub(super) crossing_output: Option<Arc<Output>>,
     /// The connection has ended; what is published now is its will.
     pub(super) is_going: bool,
     /// The newest message appended in this batch; 0: none.
@@ -270,6 +280,14 @@ impl Client {
     #[must_use]
     pub fn expires_unix(&self) -> Option<u64> {
         self.expires_unix
+    }
+
+    /// Keeps at hand who gets what is published to a plain topic.
+    pub(super) fn keep_matched(&mut self, matched: Matched) {
+        if self.matches.len() >= MATCHES_MAX {
+            self.matches.remove(0);
+        }
+        self.matches.push(matched);
     }
 
     /// Voids the will: the client took its leave with DISCONNECT.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::route::TOPIC;
 use super::{Hub, Now, Uplink, lose};
 use crate::identity::Identity;
 use crate::iothub::bag;
@@ -14,8 +15,6 @@ use crate::topic;
 
 /// The module id that such messages carry as their sender's; a deployed module has no `$`.
 const ABOVE: &str = "$upstream";
-/// The property that holds the topic.
-const TOPIC: &str = "mqtt-topic";
 
 /// A message on its way down.
 #[derive(Debug)]

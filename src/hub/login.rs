@@ -252,6 +252,8 @@ impl Hub {
         client.routing = self.routing();
         client.outputs.clear();
         client.parsed = None;
+        client.crossing_output = None;
+        client.matches.clear();
         self.refresh_inputs(client);
     }
 

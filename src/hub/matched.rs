@@ -13,6 +13,10 @@ use crate::store::Copy;
 pub(super) struct Matched {
     pub topic: String,
     pub generation: u64,
+    /// The client may publish to it.
+    pub is_allowed: bool,
+    /// The routes that take messages from it, by index.
+    pub routes: Box<[u16]>,
     /// Each session once, with its highest QoS.
     pub subscribers: Vec<(Arc<Subscriber>, QoS)>,
     pub shared: Vec<Share>,

@@ -24,6 +24,7 @@ mod publish;
 mod refused;
 mod requests;
 mod retained;
+mod route;
 mod routing;
 mod rules;
 mod status;

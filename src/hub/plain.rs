@@ -1,7 +1,7 @@
 //! The plain topic space: who has subscribed to what, and the way of a message to them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,10 +12,9 @@ use super::refused::Refused;
 use super::{Hub, Now};
 use crate::identity::Identity;
 use crate::mailbox::Mailbox;
-use crate::message::{Endpoint, Message, Origin, Plain};
+use crate::message::{Endpoint, Message, Origin, Plain, Source};
 use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
 use crate::mqtt::{Publish, QoS};
-use crate::observe;
 use crate::store::journal::Subscription;
 use crate::store::{Append, Bounds, Copy, Loss, Queue, Store};
 use crate::subscriptions::Trie;
@@ -205,6 +204,8 @@ impl Space {
         Matched {
             topic: topic.to_owned(),
             generation,
+            is_allowed: false,
+            routes: Box::default(),
             subscribers,
             shared,
         }
@@ -351,9 +352,27 @@ impl Hub {
     /// Whether the client published to this topic last, and neither rules nor subscriptions have
     /// changed since.
     pub(super) fn knows(&self, client: &Client, topic: &str) -> bool {
+        let known = self.known_match(client, topic);
+        known.is_some_and(|at| client.matches.get(at).is_some_and(|known| known.is_allowed))
+    }
+
+    fn known_match(&self, client: &Client, topic: &str) -> Option<usize> {
         let generation = self.space.generation.load(Ordering::Acquire);
-        let matched = client.matched.as_ref();
-        matched.is_some_and(|known| known.generation == generation && known.topic == topic)
+        let mut known = client.matches.iter();
+        known.rposition(|known| known.generation == generation && known.topic == topic)
+    }
+
+    /// Who gets what is published to a topic; [`Client::keep_matched`] keeps it for the next time.
+    pub(super) fn matched(&self, client: &mut Client, topic: &str) -> Matched {
+        if let Some(at) = self.known_match(client, topic) {
+            return client.matches.remove(at);
+        }
+        let mut matched = self.space.find(topic, &client.identity);
+        let table = &client.routing.table;
+        if table.takes_topics() {
+            matched.routes = table.candidates(&Source::Topic(topic).to_string());
+        }
+        matched
     }
 
     /// Prepares a message for the sessions that have subscribed to its topic.
@@ -379,10 +398,8 @@ impl Hub {
                 self.retain(client, publish, kept, (&output.origin, now))?
             }
         };
-        let known = self.knows(client, publish.topic);
-        let matched = client.matched.take().filter(|_| known);
-        let mut matched =
-            matched.unwrap_or_else(|| self.space.find(publish.topic, &client.identity));
+        let mut matched = self.matched(client, publish.topic);
+        matched.is_allowed = true;
         let payload = Bytes::copy_from_slice(publish.payload);
         let message = |filter: Option<&str>| {
             let plain = Plain {
@@ -409,7 +426,9 @@ impl Hub {
             message(Some(filter))
         });
         held.copies = copies;
-        client.matched = Some(matched);
+        let came = (publish, sent_beside);
+        self.route_plain(client, &mut held, came, (&matched, expiry_ms), now);
+        client.keep_matched(matched);
         Ok(held)
     }
 
@@ -430,20 +449,12 @@ impl Hub {
 
     /// Counters and origin of what a client publishes to plain topics.
     fn plain_output(&self, client: &mut Client) -> Arc<Output> {
-        let output = client.plain_output.get_or_insert_with(|| {
-            let dropped = |reason| self.dropped(reason, &client.label, "");
-            let labels = [("id", &*client.label), ("route_output", "")];
-            Arc::new(Output {
-                no_route: dropped("no_subscriber"),
-                queue_full: dropped("queue_full"),
-                way: OnceLock::new(),
-                origin: Arc::new(Origin::new(client.identity.clone(), None)),
-                source: String::new(),
-                candidates: Box::default(),
-                received: self.metrics.counter(observe::MESSAGES_RECEIVED, &labels),
-            })
-        });
-        Arc::clone(output)
+        if let Some(known) = &client.plain_output {
+            return Arc::clone(known);
+        }
+        let origin = Origin::new(client.identity.clone(), None);
+        let output = Arc::new(self.bare_output(client, origin, ("", "no_subscriber")));
+        Arc::clone(client.plain_output.insert(output))
     }
 }
 

@@ -1,6 +1,5 @@
 //! The way of a message through the house: authorize → accept → route → append → deliver.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use super::client::{Client, Held, Output, ParsedTopic};
 use super::plain::is_shallow;
 use super::refused::Refused;
+use super::route::BAG_BYTES_MAX;
 use super::ways::Grounded;
 use super::{Hub, Now, beside};
 use crate::identity::policy::{self, Forbidden, Permit};
@@ -18,17 +18,11 @@ use crate::message::{Message, Origin, Properties, Source, SystemProperty};
 use crate::mqtt::Publish;
 use crate::mqtt::v5;
 use crate::observe;
-use crate::routes::{View, explain};
-use crate::store::{self, Copy};
+use crate::store;
 use crate::topic;
 
 /// Outputs whose routes a client has at hand; one that uses more looks them up again.
 const OUTPUTS_MAX: usize = 16;
-/// Longest property bag that is delivered: escaping may make it longer than it came, and the
-/// receiver's topic must stay below 65,536 bytes.
-const BAG_BYTES_MAX: usize = 40 * 1024;
-/// Routes that the sampled log line about an unrouted message explains.
-const EXPLAINED_ROUTES_MAX: usize = 20;
 
 /// What became of a publish.
 #[derive(Debug)]
@@ -84,13 +78,12 @@ impl Hub {
         if let Some(held) = client.held.take() {
             return Ok(self.append(client, publish, held, now));
         }
-        if topic::is_plain(publish.topic) {
-            let mut held = self.publish_plain(client, came, now)?;
-            self.leave_out_full(&mut held);
-            return Ok(self.append(client, publish, held, now));
-        }
         if client.routing.generation != self.generation() {
             self.take_routing(client);
+        }
+        if topic::is_plain(publish.topic) {
+            let held = self.publish_plain(client, came, now)?;
+            return self.append_first(client, publish, held, now);
         }
         if !same_topic(client, came) {
             match self.authorize(client, came)? {
@@ -101,15 +94,26 @@ impl Hub {
         let Some(mut held) = self.accept(client, publish, now)? else {
             return Ok(Published::DONE);
         };
-        self.route(client, &mut held);
-        if let Some(Grounded::TooLarge { bytes, max }) = held.grounded
-            && held.copies.is_empty()
-        {
-            return Err(Refused::TooLargeForCloud { bytes, max });
-        }
+        self.route(client, &mut held, publish.qos, now);
         if held.targets == 0 {
             self.explain_unrouted(client, &held, now);
         }
+        self.append_first(client, publish, held, now)
+    }
+
+    fn append_first(
+        &self,
+        client: &mut Client,
+        publish: &Publish<'_>,
+        mut held: Held,
+        now: Now,
+    ) -> Result<Published, Refused> {
+        if let Some(Grounded::TooLarge { bytes, max }) = held.grounded
+            && held.is_for_nobody()
+        {
+            return Err(Refused::TooLargeForCloud { bytes, max });
+        }
+        self.leave_out_full(&mut held);
         Ok(self.append(client, publish, held, now))
     }
 
@@ -209,20 +213,33 @@ impl Hub {
         .to_string();
         let candidates = client.routing.table.candidates(&source);
         let label = self.output_label(name, !candidates.is_empty());
-        let labels = [("id", &*client.label), ("route_output", label)];
-        let received = self.metrics.counter(observe::MESSAGES_RECEIVED, &labels);
-        let dropped = |reason| self.dropped(reason, &client.label, label);
         let output = Arc::new(Output {
-            no_route: dropped("no_route"),
-            queue_full: dropped("queue_full"),
-            way: OnceLock::new(),
-            origin: Arc::new(Origin::new(sender.clone(), name)),
             source,
             candidates,
-            received,
+            ..self.bare_output(client, Origin::new(sender, name), (label, "no_route"))
         });
         client.outputs.push(Arc::clone(&output));
         output
+    }
+
+    /// An output without routes: counters and origin of what the client publishes.
+    pub(super) fn bare_output(
+        &self,
+        client: &Client,
+        origin: Origin,
+        (label, no_route): (&str, &str),
+    ) -> Output {
+        let labels = [("id", &*client.label), ("route_output", label)];
+        let dropped = |reason| self.dropped(reason, &client.label, label);
+        Output {
+            no_route: dropped(no_route),
+            queue_full: dropped("queue_full"),
+            way: OnceLock::new(),
+            origin: Arc::new(origin),
+            source: String::new(),
+            candidates: Box::default(),
+            received: self.metrics.counter(observe::MESSAGES_RECEIVED, &labels),
+        }
     }
 
     /// Makes the message: from here on it is the hub's.
@@ -250,86 +267,6 @@ impl Hub {
         };
         let copies = std::mem::take(&mut client.scratch.copies);
         Ok(Some(Held::new(message, &parsed.output, copies)))
-    }
-
-    /// Finds the message's endpoints and prepares one copy for each.
-    fn route(&self, client: &mut Client, held: &mut Held) {
-        let Client {
-            routing,
-            parsed: Some(parsed),
-            scratch,
-            ..
-        } = client
-        else {
-            return;
-        };
-        let view = View {
-            source: &held.output.source,
-            properties: &parsed.properties,
-            body: &held.message.payload,
-        };
-        let targets = &mut scratch.targets;
-        routing
-            .table
-            .evaluate(&held.output.candidates, &view, targets);
-        held.targets = targets.len();
-        for target in targets {
-            let ttl_ms = match target.ttl_seconds {
-                Some(seconds) => Some(u64::from(seconds) * 1000),
-                None => routing.ttl_ms,
-            };
-            // The sender may want less, never more.
-            let ttl_ms = ttl_ms.into_iter().chain(parsed.expiry_ms).min();
-            let queue = match routing.queues.get(target.endpoint) {
-                Some(Some(queue)) => Ok(queue),
-                _ => self.way_up(routing, parsed, held.message.payload.len()),
-            };
-            match queue {
-                Ok(queue) => held.copies.push(Copy {
-                    queue: Arc::clone(queue),
-                    priority: target.priority,
-                    ttl_ms,
-                }),
-                Err(why) => held.grounded = Some(why),
-            }
-        }
-        if held.copies.len() > 1 {
-            // One order of locks for everybody, whatever table they route by.
-            held.copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
-        }
-    }
-
-    /// Why no route took the message, as a sample: one message a second, at debug.
-    fn explain_unrouted(&self, client: &Client, held: &Held, now: Now) {
-        if !tracing::enabled!(tracing::Level::DEBUG) {
-            return;
-        }
-        let (last_ms, Some(parsed)) = (&self.explained_ms, &client.parsed) else {
-            return;
-        };
-        if now.ms < last_ms.load(Ordering::Relaxed)
-            || last_ms.swap(now.ms + 1000, Ordering::Relaxed) > now.ms
-        {
-            return;
-        }
-        let source = held.output.source.as_str();
-        let view = View {
-            source,
-            properties: &parsed.properties,
-            body: &held.message.payload,
-        };
-        let routes = client
-            .routing
-            .table
-            .routes()
-            .iter()
-            .take(EXPLAINED_ROUTES_MAX);
-        let why: Vec<_> = routes
-            .map(|route| explain(route, &view).to_string())
-            .collect();
-        let (from, why) = (client.identity.as_str(), why.join("; "));
-        // As fields, in which what the client chose is escaped.
-        tracing::debug!(from, source, why, "no route took a message");
     }
 
     /// The topic is one of the plain space: whoever may gets it to those who have subscribed.

@@ -11,6 +11,7 @@ use crate::manifest::{Manifest, Ttl};
 use crate::message::Endpoint;
 use crate::routes::{Route, RouteDiff, RouteTable};
 use crate::store::{Queue, Store};
+use crate::topic::template::Template;
 
 /// Routes, their queues, and the modules' desired properties.
 #[derive(Debug, Clone)]
@@ -19,9 +20,8 @@ pub struct Routing {
     pub generation: u64,
     /// The compiled routes.
     pub table: RouteTable,
-    /// The queue of each of the table's endpoints; none for upstream, where each sender has its
-    /// own.
-    pub queues: Vec<Option<Arc<Queue>>>,
+    /// Where each of the table's endpoints is.
+    pub outlets: Vec<Outlet>,
     /// The queues of inputs that get messages from above.
     pub inbound: Vec<Arc<Queue>>,
     /// Time to live of messages whose route names none; `None`: for ever.
@@ -34,7 +34,26 @@ pub struct Routing {
     pub forwarding: Option<Arc<Forwarding>>,
 }
 
+/// Where an endpoint of the routes is.
+#[derive(Debug, Clone)]
+pub enum Outlet {
+    /// An input.
+    Queue(Arc<Queue>),
+    /// The cloud, where each sender has a queue of its own.
+    Cloud,
+    /// A plain topic.
+    Topic(Arc<Template>),
+}
+
 impl Routing {
+    /// The queues of inputs that routes lead to.
+    pub(super) fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.outlets.iter().filter_map(|outlet| match outlet {
+            Outlet::Queue(queue) => Some(queue),
+            Outlet::Cloud | Outlet::Topic(_) => None,
+        })
+    }
+
     /// Compiles the routes of a manifest. A bad route is reported with its place in the manifest
     /// and left out (`DESIGN` §4).
     #[must_use]
@@ -79,18 +98,24 @@ impl Routing {
         store: &Store,
     ) -> (Self, RouteDiff) {
         let diff = table.adopt(&old.table);
-        let queues = table
+        let outlets = table
             .endpoints()
             .iter()
             .map(|endpoint| match endpoint {
-                Endpoint::Upstream | Endpoint::Cloud { .. } | Endpoint::Session { .. } => None,
-                Endpoint::Input { .. } => Some(store.queue(endpoint)),
+                Endpoint::Upstream | Endpoint::Cloud { .. } | Endpoint::Session { .. } => {
+                    Outlet::Cloud
+                }
+                Endpoint::Topic { template } => {
+                    // It was read when the route was compiled.
+                    Outlet::Topic(Arc::new(Template::parse(template).unwrap_or_default()))
+                }
+                Endpoint::Input { .. } => Outlet::Queue(store.queue(endpoint)),
             })
             .collect();
         let routing = Self {
             generation: old.generation + 1,
             table,
-            queues,
+            outlets,
             inbound: old.inbound.clone(),
             ttl_ms: match manifest.ttl {
                 Ttl::Forever => None,
@@ -109,7 +134,7 @@ impl Routing {
         Self {
             generation: 0,
             table: RouteTable::new(Vec::new()),
-            queues: Vec::new(),
+            outlets: Vec::new(),
             inbound: Vec::new(),
             ttl_ms: None,
             desired: BTreeMap::new(),

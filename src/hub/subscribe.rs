@@ -236,7 +236,7 @@ impl Hub {
         // A queue that no route leads to any more waits, until one does again or its messages
         // expire (`DESIGN` §4).
         let routing = &client.routing;
-        let queues = routing.queues.iter().flatten().chain(&routing.inbound);
+        let queues = routing.queues().chain(&routing.inbound);
         let own = queues.filter(|queue| queue.is_of(module));
         let inputs = own.filter_map(|queue| {
             let asked = topics::input_qos(filters, identity, queue.input())?;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use super::client::{Client, ParsedTopic};
+use super::client::{Client, Output};
+use super::route::{HOPS_MAX, TOO_MANY_HOPS};
 use super::{Hub, Routing};
 use crate::identity::Identity;
 use crate::mailbox::{Mailbox, ROUTES};
 use crate::message::{Endpoint, Properties, Value};
+use crate::routes::View;
 use crate::store::{Queue, Store};
 use crate::topic::template::Template;
 
@@ -64,8 +66,6 @@ pub enum Grounded {
 
 /// The reason of [`Grounded::TooLarge`] in metrics.
 pub(super) const TOO_LARGE_FOR_CLOUD: &str = "too_large_for_cloud";
-/// Hubs that a message may pass (`DESIGN` §5).
-const HOPS_MAX: u8 = 8;
 /// The property that counts them, set by a hub that gets a message from a hub.
 const HOPS: &str = "edgehub-hops";
 
@@ -75,7 +75,7 @@ impl Grounded {
         match self {
             Self::NoUpstream => "no_upstream",
             Self::TooLarge { .. } => TOO_LARGE_FOR_CLOUD,
-            Self::TooManyHops => "too_many_hops",
+            Self::TooManyHops => TOO_MANY_HOPS,
         }
     }
 }
@@ -85,21 +85,22 @@ impl Hub {
     pub(super) fn way_up<'a>(
         &self,
         routing: &Routing,
-        parsed: &'a ParsedTopic,
-        payload_bytes: usize,
+        output: &'a Output,
+        hops: u8,
+        message: &View<'_>,
     ) -> Result<&'a Arc<Queue>, Grounded> {
         let Some(forwarding) = &routing.forwarding else {
             return Err(Grounded::NoUpstream);
         };
-        let bytes = payload_bytes + parsed.properties.bytes();
+        let bytes = message.body.len() + message.properties.bytes();
         if let Some(max) = forwarding.max_message_bytes.filter(|max| bytes > *max) {
             return Err(Grounded::TooLarge { bytes, max });
         }
-        if parsed.hops >= HOPS_MAX {
+        if hops >= HOPS_MAX {
             return Err(Grounded::TooManyHops);
         }
-        let way = parsed.output.way.get_or_init(|| {
-            let (way, is_new) = self.ways.of(&parsed.output.origin.sender, &self.store);
+        let way = output.way.get_or_init(|| {
+            let (way, is_new) = self.ways.of(&output.origin.sender, &self.store);
             if is_new {
                 self.ways.announce(ROUTES);
             }

@@ -187,6 +187,22 @@ pub fn encode(properties: &Properties, sender: &Identity, out: &mut Vec<u8>) {
     }
 }
 
+/// The system properties that receivers get, by their names in a bag, apart from content type and
+/// correlation id, for which MQTT 5 has places.
+pub fn system(properties: &Properties) -> impl Iterator<Item = (&str, &str)> + Clone {
+    let named = WIRE_NAMES.iter().filter(|(_, sent_as, property)| {
+        let has_place = matches!(
+            property,
+            SystemProperty::ContentType | SystemProperty::CorrelationId
+        );
+        sent_as.is_some() && !has_place
+    });
+    named.filter_map(|(name, _, property)| {
+        let value = properties.system_text(*property)?;
+        Some((*name, value))
+    })
+}
+
 /// The bag that goes up, of one that [`encode`] wrote: without the sender, whom the cloud knows
 /// from the connection, and without what is between hub and module only (facts §7).
 pub fn forward(bag: &[u8], out: &mut Vec<u8>) {

@@ -25,6 +25,11 @@ pub enum Endpoint {
         /// It is in memory, and ends with the connection.
         live: bool,
     },
+    /// A plain topic: what routes say. Nothing waits there, only for those who have subscribed.
+    Topic {
+        /// Its name, with places to fill in ([`crate::topic::template`]).
+        template: Arc<str>,
+    },
     /// An input of a module of this device.
     Input {
         /// The receiving module.
@@ -96,6 +101,7 @@ impl fmt::Display for Endpoint {
                 };
                 write!(f, "{space}/{client}")
             }
+            Self::Topic { template } => write!(f, "Topic({template:?})"),
             Self::Input { module, input } => write!(f, "{module}/{input}"),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::ast::{Op, Span};
 use super::error::Report;
+use super::source::topic_of;
 
 /// A token of the condition language.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +105,10 @@ impl<'t> Lexer<'t> {
         self.at += run(self.rest(), is_blank);
         let start = self.at;
         self.at += run(self.rest(), |c| c == '/' || is_word(c));
+        if topic_of(self.slice(Span::new(start, self.at))).is_some() {
+            // More may stand in a topic than in a name.
+            self.at += run(self.rest(), |c| !is_blank(c));
+        }
         Span::new(start, self.at)
     }
 

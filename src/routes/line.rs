@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::source::topic_of;
 use super::{Condition, Outcome, Route, RouteError, View};
 use crate::message::{Priority, Properties, SystemProperty};
 
@@ -97,7 +98,7 @@ impl MessageLine {
         let encoding = properties.system_text(SystemProperty::ContentEncoding);
         let body = encode(&body, encoding.unwrap_or_default());
         let mut source = self.source.unwrap_or_else(|| "/messages".to_owned());
-        if !source.ends_with('/') {
+        if !source.ends_with('/') && topic_of(&source).is_none() {
             source.push('/');
         }
         OwnedMessage {

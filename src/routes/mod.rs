@@ -18,6 +18,7 @@ mod lexer;
 pub mod line;
 mod parse;
 mod route;
+mod sink;
 mod source;
 mod table;
 #[cfg(test)]

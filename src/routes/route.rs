@@ -9,7 +9,7 @@ use super::condition::Test;
 use super::error::{Report, RouteError, nearest};
 use super::lexer::Token;
 use super::parse::{Parser, shorten};
-use super::source::{SourcePath, TWIN_CHANGES, folded};
+use super::source::{SourcePath, TWIN_CHANGES, topic_of};
 use super::table::RouteCounters;
 use super::values::Outcome;
 use super::{TEXT_BYTES_MAX, View};
@@ -176,7 +176,7 @@ impl Route {
     /// Whether the message's source is one of this route's (facts §4.3).
     #[must_use]
     pub fn matches_source(&self, source: &str) -> bool {
-        self.source.matches(&folded(source))
+        self.source.matches(source)
     }
 
     /// What the condition says, whatever the source: true where there is none.
@@ -212,13 +212,18 @@ impl fmt::Display for Route {
         f.write_str(" INTO ")?;
         match self.endpoint {
             Endpoint::Upstream | Endpoint::Cloud { .. } => f.write_str("$upstream"),
+            Endpoint::Topic { .. } => print_sink(f, "Topic", &self.sink),
             Endpoint::Input { .. } | Endpoint::Session { .. } => {
-                f.write_str("BrokeredEndpoint(")?;
-                print_text(f, &self.sink)?;
-                f.write_str(")")
+                print_sink(f, "BrokeredEndpoint", &self.sink)
             }
         }
     }
+}
+
+fn print_sink(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
+    write!(f, "{name}(")?;
+    print_text(f, text)?;
+    f.write_str(")")
 }
 
 fn check(tree: Option<&Node>, report: &mut Report<'_>, twin_change: bool) -> Test {
@@ -338,123 +343,20 @@ impl Parser<'_> {
             self.report.error(span.start, message, hint);
             return None;
         }
-        if let Some(at) = text.find("//") {
+        let takes_topics = topic_of(text).is_some();
+        if let Some(at) = text.find("//").filter(|_| !takes_topics) {
             let message = "found `//`, expected a name between the two".to_owned();
             self.report.error(span.start + at + 1, message, None);
             return None;
         }
         let source = SourcePath::new(text);
+        if let Some((message, hint)) = source.filter_error() {
+            self.report.error(span.start, message, Some(hint));
+            return None;
+        }
         if let Some((message, hint)) = source.suspicion() {
             self.report.warn(span.start, message, hint);
         }
         Some(source)
     }
-
-    /// The sink, and that nothing stands behind it (`DESIGN` §4).
-    fn sink(&mut self) -> Option<(Box<str>, Endpoint)> {
-        let (token, span) = self.peek();
-        let token = token.clone();
-        let text = self.lexer.slice(span);
-        let sink = match token {
-            Token::System => {
-                self.advance();
-                if !text.eq_ignore_ascii_case("$upstream") {
-                    let message = format!("found `{}`, expected `$upstream`", shorten(text));
-                    let hint = nearest(text, ["$upstream"]);
-                    let hint = hint.map(|_| "did you mean $upstream?".to_owned());
-                    self.report.error(span.start, message, hint);
-                    return None;
-                }
-                ("$upstream".into(), Endpoint::Upstream)
-            }
-            Token::Word if nearest(text, ["BrokeredEndpoint"]).is_some() => {
-                self.advance();
-                if !text.eq_ignore_ascii_case("BrokeredEndpoint") {
-                    let message = format!("found `{}`, expected a sink", shorten(text));
-                    let hint = "did you mean BrokeredEndpoint?";
-                    self.report
-                        .error(span.start, message, Some(hint.to_owned()));
-                }
-                self.brokered()?
-            }
-            _ => {
-                let hint = if nearest(text, ["upstream"]).is_some() {
-                    "write $upstream"
-                } else {
-                    "a sink is $upstream or BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")"
-                };
-                self.unexpected("`$upstream` or BrokeredEndpoint", Some(hint.to_owned()));
-                return None;
-            }
-        };
-        self.nothing_behind();
-        Some(sink)
-    }
-
-    fn brokered(&mut self) -> Option<(Box<str>, Endpoint)> {
-        let hint = || Some("write BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")".into());
-        if *self.peek().0 != Token::Open {
-            self.unexpected("`(`", hint());
-            return None;
-        }
-        self.advance();
-        let (token, span) = self.peek();
-        let Token::Text(path) = token.clone() else {
-            self.unexpected("the path of an input in quotes", hint());
-            return None;
-        };
-        self.advance();
-        let endpoint = input(&path);
-        match &endpoint {
-            None => self.report.error(
-                span.start,
-                format!("found `{}`, expected the path of an input", shorten(&path)),
-                Some("write \"/modules/{module}/inputs/{input}\"".to_owned()),
-            ),
-            Some((_, usual)) if !usual => self.report.warn(
-                span.start,
-                format!("`{}` is not /modules/…/inputs/…", shorten(&path)),
-                Some("its second part is taken as module, its fourth as input".to_owned()),
-            ),
-            Some(_) => {}
-        }
-        if *self.peek().0 == Token::Close {
-            self.advance();
-        } else {
-            self.unexpected("`)`", None);
-        }
-        endpoint.map(|(endpoint, _)| (path, endpoint))
-    }
-
-    fn nothing_behind(&mut self) {
-        let hint = if self.at_keyword("WHERE") {
-            "WHERE must stand before INTO"
-        } else if self.at_keyword("INTO") || matches!(self.peek().0, Token::Comma) {
-            "a route has one sink; write one route per sink"
-        } else {
-            "nothing can stand behind the sink"
-        };
-        if *self.peek().0 != Token::End {
-            self.unexpected("the end of the route", Some(hint.to_owned()));
-        }
-    }
-}
-
-/// Module and input of a path with four parts, of which the first and the third are not looked
-/// at (facts §4.1), and whether those are the usual ones.
-fn input(path: &str) -> Option<(Endpoint, bool)> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let mut parts = path.split('/');
-    let (modules, module) = (parts.next()?, parts.next()?);
-    let (inputs, input) = (parts.next()?, parts.next()?);
-    if parts.next().is_some() || module.trim().is_empty() || input.trim().is_empty() {
-        return None;
-    }
-    let usual = modules.eq_ignore_ascii_case("modules") && inputs.eq_ignore_ascii_case("inputs");
-    let endpoint = Endpoint::Input {
-        module: module.into(),
-        input: input.into(),
-    };
-    Some((endpoint, usual))
 }

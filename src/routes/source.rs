@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::error::nearest;
+use crate::topic;
 
 /// The source of a route, as written and as it is matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,17 @@ pub(super) struct SourcePath {
     /// Without wildcards at its end, with a `/` there, case folded: a message matches if its
     /// own source begins with this.
     pub(super) prefix: Box<str>,
+    /// For `/topics/{filter}`, which takes messages of the plain topic space and no others.
+    pub(super) filter: Option<Box<str>>,
+}
+
+/// Before the topic name of a message, and before the filter of a route.
+const TOPICS: &str = "/topics/";
+
+/// What stands behind `/topics/`; `None` if it begins with something else.
+pub(super) fn topic_of(source: &str) -> Option<&str> {
+    let (start, rest) = source.split_at_checked(TOPICS.len())?;
+    start.eq_ignore_ascii_case(TOPICS).then_some(rest)
 }
 
 /// Source of reported-property changes.
@@ -34,16 +46,42 @@ impl SourcePath {
         Self {
             text: text.into(),
             prefix: prefix.into(),
+            filter: topic_of(text).map(Into::into),
         }
     }
 
-    /// Whether a message with this folded source is taken.
-    pub(super) fn matches(&self, folded: &str) -> bool {
-        folded.starts_with(&*self.prefix)
+    /// Whether a message with this source is taken.
+    pub(super) fn matches(&self, source: &str) -> bool {
+        match (&self.filter, topic_of(source)) {
+            (Some(filter), Some(name)) => topic::matches(filter, name),
+            (None, None) => folded(source).starts_with(&*self.prefix),
+            _ => false,
+        }
+    }
+
+    /// Why the filter is none, and what to write instead.
+    pub(super) fn filter_error(&self) -> Option<(String, String)> {
+        let filter = self.filter.as_deref()?;
+        let wrong = match topic::check_filter(filter) {
+            _ if filter.is_empty() => "a topic filter is missing behind /topics/".to_owned(),
+            Err(error) => format!("`{filter}` is no topic filter: {error}"),
+            Ok(()) if filter.split('/').any(|level| level == "*") => {
+                "`*` is no wildcard of a topic filter".to_owned()
+            }
+            Ok(()) if filter.starts_with('$') || !topic::is_plain(filter) => {
+                format!("`{filter}` matches nothing: it is no plain topic")
+            }
+            Ok(()) => return None,
+        };
+        let hint = "write /topics/# for all plain topics, /topics/+/temperature for some";
+        Some((wrong, hint.to_owned()))
     }
 
     /// Why this source matches nothing or not what it seems to, and what to write instead.
     pub(super) fn suspicion(&self) -> Option<(String, Option<String>)> {
+        if self.filter.is_some() {
+            return None;
+        }
         let prefix = &*self.prefix;
         let text = &self.text;
         let segments: Vec<&str> = prefix.split('/').filter(|part| !part.is_empty()).collect();
@@ -90,6 +128,7 @@ impl SourcePath {
                 [_, other, ..] => format!("write /messages/modules/{module}/outputs/{other}"),
                 _ => format!("write /messages/modules/{module}/outputs/*"),
             },
+            ["topics"] => "write /topics/# for all plain topics".to_owned(),
             ["modules", ..] => "write /messages/modules/…".to_owned(),
             _ if CLOUD_ONLY.contains(&&*self.prefix) => {
                 "the cloud has this source, an edge hub has not".to_owned()
@@ -102,7 +141,7 @@ impl SourcePath {
 }
 
 fn known_sources(segments: &[&str]) -> String {
-    let known = ["messages", "modules", "twinChangeNotifications"];
+    let known = ["messages", "modules", "twinChangeNotifications", "topics"];
     for segment in segments {
         if known.iter().any(|name| name.eq_ignore_ascii_case(segment)) {
             continue;
@@ -111,8 +150,8 @@ fn known_sources(segments: &[&str]) -> String {
             return format!("did you mean `{near}`?");
         }
     }
-    "sources are /*, /messages/*, /messages/modules/{module}/outputs/{output} and \
-     /twinChangeNotifications"
+    "sources are /*, /messages/*, /messages/modules/{module}/outputs/{output}, \
+     /twinChangeNotifications and /topics/{filter}"
         .to_owned()
 }
 
@@ -157,6 +196,18 @@ fn parts(folded: &str) -> Parts<'_> {
 
 /// Why a route with this source does not take a message from that one, in words.
 pub(super) fn mismatch(route: &SourcePath, message: &str) -> String {
+    match (&route.filter, topic_of(message)) {
+        (Some(filter), Some(name)) => {
+            return format!("the message comes from topic '{name}', the route takes '{filter}'");
+        }
+        (Some(_), None) => return "the route takes messages of plain topics only".to_owned(),
+        (None, Some(name)) => {
+            return format!(
+                "the message comes from topic '{name}', which only routes FROM /topics/... take"
+            );
+        }
+        (None, None) => {}
+    }
     if let Some((message, hint)) = route.suspicion() {
         return match hint {
             Some(hint) => format!("{message}; {hint}"),

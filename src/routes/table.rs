@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::route::Route;
-use super::source::folded;
+use super::source::{folded, topic_of};
 use super::values::Outcome;
 use super::{ROUTES_MAX, View};
 use crate::message::{Endpoint, Target};
@@ -71,6 +71,8 @@ pub struct RouteTable {
     by_prefix: HashMap<Box<str>, Vec<u16>>,
     /// Longest prefix in `by_prefix`, so that long sources cost no more.
     prefix_max: usize,
+    /// Routes from plain topics.
+    from_topics: Vec<u16>,
 }
 
 impl RouteTable {
@@ -86,6 +88,10 @@ impl RouteTable {
                 table.endpoints.len() - 1
             });
             table.endpoint_of.push(endpoint);
+            if route.source.filter.is_some() {
+                table.from_topics.push(index);
+                continue;
+            }
             let prefix = &route.source.prefix;
             table.prefix_max = table.prefix_max.max(prefix.len());
             table
@@ -114,6 +120,13 @@ impl RouteTable {
     /// same for every message of that source, so a session keeps it.
     #[must_use]
     pub fn candidates(&self, source: &str) -> Box<[u16]> {
+        if topic_of(source).is_some() {
+            let is_from = |index: &u16| {
+                let route = self.routes.get(usize::from(*index));
+                route.is_some_and(|route| route.source.matches(source))
+            };
+            return self.from_topics.iter().copied().filter(is_from).collect();
+        }
         let folded = folded(source);
         let mut candidates: Vec<u16> = folded
             .match_indices('/')
@@ -125,6 +138,12 @@ impl RouteTable {
             .collect();
         candidates.sort_unstable();
         candidates.into()
+    }
+
+    /// Whether a route takes messages of plain topics.
+    #[must_use]
+    pub fn takes_topics(&self) -> bool {
+        !self.from_topics.is_empty()
     }
 
     /// Where a message goes: each endpoint once, with the smallest priority number among the

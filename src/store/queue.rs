@@ -80,7 +80,7 @@ impl Queue {
     pub fn input(&self) -> &str {
         match &self.endpoint {
             Endpoint::Input { input, .. } => input,
-            Endpoint::Upstream | Endpoint::Cloud { .. } | Endpoint::Session { .. } => "",
+            _ => "",
         }
     }
 

@@ -5,4 +5,5 @@ mod generated;
 mod messages;
 mod reference;
 mod tables;
+mod topics;
 mod written;
