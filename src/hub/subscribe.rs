@@ -15,7 +15,7 @@ use crate::iothub::topics;
 use crate::mqtt::v5::{self, ReasonCode, RetainHandling, SubscriptionOptions};
 use crate::mqtt::{PacketId, QoS, Unsubscribe};
 use crate::observe;
-use crate::session::{Granted, Session};
+use crate::session::{Granted, Session, Verdict};
 use crate::store::journal::Subscription;
 use crate::topic;
 
@@ -103,7 +103,7 @@ impl Hub {
         let labels = [("id", &*client.label)];
         let counter = self.metrics.counter(observe::SUBSCRIBE_REFUSED, &labels);
         counter.increment(1);
-        Err(code)
+        Err(Verdict::because(code, reason))
     }
 
     fn may_subscribe(

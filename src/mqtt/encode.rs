@@ -151,7 +151,9 @@ pub fn encode_publish_head(out: &mut BytesMut, head: PublishParts<'_>) -> Result
         .len()
         .saturating_add(head.topic_suffix.len());
     let topic_length = match u16::try_from(topic_bytes) {
-        Ok(0) => return Err(EncodeError::TopicName(TopicError::Empty)),
+        Ok(0) if head.properties.and_then(Properties::topic_alias).is_none() => {
+            return Err(EncodeError::TopicName(TopicError::Empty));
+        }
         Ok(length) => length.to_be_bytes(),
         Err(_) => {
             return Err(EncodeError::TopicName(TopicError::TooLong {

@@ -56,6 +56,7 @@ impl<T> Session<T> {
                 Acknowledgement::Unsub(_) => self.encode(&FromServer::UnsubAck(ack.packet_id)),
                 Acknowledgement::Sub(codes) => {
                     let code = |granted: &Granted| {
+                        let granted = granted.as_ref().copied();
                         granted.map_or(SubAckCode::Failure, SubAckCode::Granted)
                     };
                     let codes = codes.iter().map(code);

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use super::{Close, Event, Granted, Outgoing, Phase, Refusal, Session, Welcome};
+use bytes::BytesMut;
+
+use super::output::packet_bytes;
+use super::{Close, Event, Granted, Outgoing, Phase, Refusal, Session, Verdict, Welcome};
 use crate::mqtt::v5::{
     self, Ack, Answers, ConnAck, FromClient, FromServer, Notice, Place, Properties, Property,
     ReasonCode, ReasonCodes, encode_properties,
@@ -17,6 +20,8 @@ pub(super) struct Five {
     session_expiry: u32,
     /// The largest packet it takes, in bytes.
     packet_bytes_max: u32,
+    /// Whether it wants reasons in words (§3.1.2.11.7).
+    wants_reasons: bool,
     /// The topics that its aliases stand for (§3.3.2.3.4).
     topics: BTreeMap<NonZeroU16, String>,
 }
@@ -27,6 +32,9 @@ const CONNACK_BYTES_MIN: u32 = 5;
 const ALIASES_MAX: u16 = 10;
 /// Longest topic with an alias, in bytes: what aliases cost is this times [`ALIASES_MAX`].
 const ALIASED_BYTES_MAX: usize = 8 * 1024;
+
+/// Longest reason in words, in bytes.
+const REASON_BYTES_MAX: usize = 512;
 
 const NONE: Properties<'static> = Properties::EMPTY;
 
@@ -50,11 +58,7 @@ impl<T> Session<T> {
         let Some(five) = &self.five else {
             return true;
         };
-        let topic = 2 + out.topic_prefix.len() + out.topic_suffix.len();
-        let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
-        let properties = v5::list_bytes(out.properties);
-        let remaining = topic + packet_id + properties + out.payload.len();
-        v5::packet_bytes(remaining) <= five.packet_bytes_max as usize
+        packet_bytes(out, qos) <= five.packet_bytes_max as usize
     }
 
     /// Takes a packet of MQTT 5.
@@ -87,9 +91,10 @@ impl<T> Session<T> {
         let mut five = Five {
             session_expiry: 0,
             packet_bytes_max: u32::MAX,
+            wants_reasons: true,
             topics: BTreeMap::new(),
         };
-        let mut refusal = None;
+        let (mut refusal, mut aliases_max) = (None, 0);
         for property in connect.properties.iter() {
             match property {
                 Property::SessionExpiry(seconds) => five.session_expiry = seconds,
@@ -99,13 +104,18 @@ impl<T> Session<T> {
                     let text = "enhanced authentication is not available";
                     refusal = Some((ReasonCode::BadAuthenticationMethod, text));
                 }
-                // Topic aliases, response information and problem information are offers.
+                Property::TopicAliasMaximum(aliases) => aliases_max = aliases,
+                Property::RequestProblemInformation(wanted) => five.wants_reasons = wanted,
+                // Response information is an offer.
                 _ => {}
             }
         }
         if five.packet_bytes_max < CONNACK_BYTES_MIN {
             let text = "no CONNACK fits into the maximum packet size";
             return Err(Close::ProtocolError(text));
+        }
+        if aliases_max > 0 {
+            self.output.use_aliases(aliases_max, five.packet_bytes_max);
         }
         self.five = Some(Box::new(five));
         let will_properties = connect.will.map_or(NONE, |will| will.properties);
@@ -241,7 +251,7 @@ impl<T> Session<T> {
             Some(Property::TopicAliasMaximum(ALIASES_MAX)),
         ];
         let properties = [told, assigned].into_iter().chain(limits).flatten();
-        let mut bytes = bytes::BytesMut::new();
+        let mut bytes = BytesMut::new();
         let written = encode_properties(&mut bytes, Place::ConnAck, properties);
         debug_assert!(written.is_ok(), "{written:?}");
         let properties = Properties::parse(&bytes, Place::ConnAck).unwrap_or_default();
@@ -257,28 +267,70 @@ impl<T> Session<T> {
         }
     }
 
-    pub(super) fn refuse_v5(&mut self, reason: ReasonCode) {
-        self.encode_v5(&FromServer::ConnAck(ConnAck {
-            session_present: false,
+    pub(super) fn refuse_v5(&mut self, reason: ReasonCode, why: &str) {
+        // Strangers are not told what is wrong with their credentials.
+        let is_secret = matches!(
             reason,
-            properties: NONE,
-        }));
+            ReasonCode::NotAuthorized | ReasonCode::BadUserNameOrPassword
+        );
+        let why = self.reason(Some(why).filter(|_| !is_secret), Place::ConnAck);
+        self.explain((&why, Place::ConnAck), |properties| {
+            FromServer::ConnAck(ConnAck {
+                session_present: false,
+                reason,
+                properties,
+            })
+        });
     }
 
-    pub(super) fn puback_v5(&mut self, packet_id: PacketId, reason: ReasonCode) {
-        self.encode_v5(&FromServer::PubAck(Ack {
-            packet_id,
-            reason,
-            properties: NONE,
-        }));
+    pub(super) fn puback_v5(&mut self, packet_id: PacketId, verdict: &Verdict) {
+        let why = self.reason(verdict.why.as_deref(), Place::Received);
+        self.explain((&why, Place::Received), |properties| {
+            FromServer::PubAck(Ack {
+                packet_id,
+                reason: verdict.code,
+                properties,
+            })
+        });
     }
 
-    pub(super) fn pubrec_v5(&mut self, packet_id: PacketId, reason: ReasonCode) {
-        self.encode_v5(&FromServer::PubRec(Ack {
-            packet_id,
-            reason,
-            properties: NONE,
-        }));
+    pub(super) fn pubrec_v5(&mut self, packet_id: PacketId, verdict: &Verdict) {
+        let why = self.reason(verdict.why.as_deref(), Place::Received);
+        self.explain((&why, Place::Received), |properties| {
+            FromServer::PubRec(Ack {
+                packet_id,
+                reason: verdict.code,
+                properties,
+            })
+        });
+    }
+
+    /// The reason in words as properties, if there is one and the client wants it (§3.1.2.11.7).
+    fn reason(&self, why: Option<&str>, place: Place) -> BytesMut {
+        let is_wanted = self.five.as_ref().is_none_or(|five| five.wants_reasons)
+            || matches!(place, Place::ConnAck | Place::ServerDisconnect);
+        let mut bytes = BytesMut::new();
+        if let Some(why) = why.filter(|_| is_wanted) {
+            let end = why.floor_char_boundary(REASON_BYTES_MAX);
+            let why = why.get(..end).unwrap_or_default();
+            let why = why.replace(char::is_control, " ");
+            let all = std::iter::once(Property::ReasonString(&why));
+            let written = encode_properties(&mut bytes, place, all);
+            debug_assert!(written.is_ok(), "{written:?}");
+        }
+        bytes
+    }
+
+    /// Writes a packet with such a reason, or without it where it would be too large.
+    fn explain<'p>(
+        &mut self,
+        (reason, place): (&'p [u8], Place),
+        packet: impl Fn(Properties<'p>) -> FromServer<'p>,
+    ) {
+        let properties = Properties::parse(reason, place).unwrap_or_default();
+        if !self.encode_v5(&packet(properties)) && !properties.is_empty() {
+            self.encode_v5(&packet(NONE));
+        }
     }
 
     pub(super) fn pubrel_v5(&mut self, packet_id: PacketId, known: bool) {
@@ -292,12 +344,22 @@ impl<T> Session<T> {
     pub(super) fn suback_v5(&mut self, packet_id: PacketId, codes: &[Granted]) {
         let reason = |granted: &Granted| match granted {
             Ok(qos) => *qos as u8,
-            Err(reason) => reason.to_byte(),
+            Err(verdict) => verdict.code.to_byte(),
         };
         let bytes: Vec<u8> = codes.iter().map(reason).collect();
-        if let Some(answers) = answers(packet_id, &bytes, Place::SubAck) {
-            self.encode_v5(&FromServer::SubAck(answers));
-        }
+        // There is one place for reasons, and the first one has it.
+        let mut refused = codes.iter().filter_map(|granted| granted.as_ref().err());
+        let why = refused.find_map(|verdict| verdict.why.as_deref());
+        let why = self.reason(why, Place::SubAck);
+        let Some(answers) = answers(packet_id, &bytes, Place::SubAck) else {
+            return;
+        };
+        self.explain((&why, Place::SubAck), |properties| {
+            FromServer::SubAck(Answers {
+                properties,
+                ..answers
+            })
+        });
     }
 
     pub(super) fn unsuback_v5(&mut self, packet_id: PacketId, existed: &[bool]) {
@@ -318,10 +380,10 @@ impl<T> Session<T> {
             return;
         }
         if let Some(reason) = close.reason_code() {
-            self.encode_v5(&FromServer::Disconnect(Notice {
-                reason,
-                properties: NONE,
-            }));
+            let why = self.reason(Some(&close.to_string()), Place::ServerDisconnect);
+            self.explain((&why, Place::ServerDisconnect), |properties| {
+                FromServer::Disconnect(Notice { reason, properties })
+            });
         }
     }
 

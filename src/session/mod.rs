@@ -8,6 +8,7 @@
 //! A session goes through the phases AwaitConnect → Authenticating → Active → Closed; an error
 //! closes it for good. Times are milliseconds of one monotonic clock that the caller owns.
 
+mod aliases;
 mod answers;
 mod close;
 mod five;
@@ -126,7 +127,31 @@ enum Refusal {
 }
 
 /// What became of one filter of a SUBSCRIBE.
-pub type Granted = Result<QoS, ReasonCode>;
+pub type Granted = Result<QoS, Verdict>;
+
+/// What a client of MQTT 5 is told of a packet, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The code.
+    pub code: ReasonCode,
+    /// Why, in words for people (MQTT 5 §3.4.2.2.2).
+    pub why: Option<Box<str>>,
+}
+
+impl From<ReasonCode> for Verdict {
+    fn from(code: ReasonCode) -> Self {
+        Self { code, why: None }
+    }
+}
+
+impl Verdict {
+    /// A refusal and its reason.
+    #[must_use]
+    pub fn because(code: ReasonCode, why: impl std::fmt::Display) -> Self {
+        let why = Some(why.to_string().into_boxed_str());
+        Self { code, why }
+    }
+}
 
 /// What a connection leaves for the next one of its session.
 #[derive(Debug)]
@@ -380,6 +405,7 @@ impl<T> Session<T> {
                 close,
             } if *at_ms <= now_ms => {
                 let (answer, close) = (*answer, close.clone());
+                let why = close.to_string();
                 match answer {
                     Refusal::V311(code) if !self.is_v5() => {
                         self.encode(&FromServer::ConnAck(ConnAck {
@@ -387,8 +413,8 @@ impl<T> Session<T> {
                             code,
                         }));
                     }
-                    Refusal::V311(code) => self.refuse_v5(code.into()),
-                    Refusal::V5(reason) => self.refuse_v5(reason),
+                    Refusal::V311(code) => self.refuse_v5(code.into(), &why),
+                    Refusal::V5(reason) => self.refuse_v5(reason, &why),
                 }
                 Err(close)
             }

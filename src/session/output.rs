@@ -5,7 +5,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::mqtt::v5::Properties;
+use super::aliases::Aliases;
+use crate::mqtt::v5::{self, Properties};
 use crate::mqtt::{self, PacketId, PublishParts, QoS};
 
 /// Payloads from this size on are written by reference, smaller ones are copied: below it the
@@ -41,11 +42,20 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// Bytes of a PUBLISH of MQTT 5 as it goes to a client that knows no alias of its topic.
+pub(super) fn packet_bytes(out: &Outgoing<'_>, qos: QoS) -> usize {
+    let topic = 2 + out.topic_prefix.len() + out.topic_suffix.len();
+    let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
+    let properties = v5::list_bytes(out.properties);
+    v5::packet_bytes(topic + packet_id + properties + out.payload.len())
+}
+
 /// A write queue: packets are encoded into one buffer, large payloads are chained in between.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Packets are those of MQTT 5.
     is_v5: bool,
+    aliases: Option<Box<Aliases>>,
     chunks: VecDeque<Bytes>,
     chunk_bytes: usize,
     tail: BytesMut,
@@ -55,6 +65,12 @@ impl Output {
     /// From here on packets are those of MQTT 5.
     pub fn speak_v5(&mut self) {
         self.is_v5 = true;
+    }
+
+    /// From here on topics go as numbers to a client that takes so many, and packets of so many
+    /// bytes.
+    pub fn use_aliases(&mut self, topics_max: u16, packet_bytes_max: u32) {
+        self.aliases = Some(Box::new(Aliases::new(topics_max, packet_bytes_max)));
     }
 
     /// The buffer that packets are encoded into.
@@ -69,6 +85,11 @@ impl Output {
         (qos, packet_id): (QoS, Option<PacketId>),
         dup: bool,
     ) {
+        let mut aliases = self.aliases.take();
+        let short = aliases.as_mut().and_then(|aliases| {
+            aliases.shorten(out, packet_bytes(out, qos) - out.topic_prefix.len())
+        });
+        let out = short.as_ref().unwrap_or(out);
         let head = PublishParts {
             dup,
             qos,
@@ -83,6 +104,7 @@ impl Output {
             Ok(()) => self.payload(out.payload),
             Err(error) => debug_assert!(false, "accepted messages are encodable: {error}"),
         }
+        self.aliases = aliases;
     }
 
     /// Adds a payload after the head that was just encoded.
@@ -148,6 +170,7 @@ impl Output {
         if self.is_empty() {
             *self = Self {
                 is_v5: self.is_v5,
+                aliases: self.aliases.take(),
                 ..Self::default()
             };
         }

@@ -4,24 +4,24 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::sender::Step;
-use super::{Close, Event, PUBACK_BYTES, Session};
+use super::{Close, Event, PUBACK_BYTES, Session, Verdict};
 use crate::mqtt::v5::{Properties, ReasonCode};
 use crate::mqtt::{self, FromServer, PacketId, Publish, QoS};
 
 /// An answer to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// To a message of QoS 1.
-    PubAck(PacketId, ReasonCode),
+    PubAck(PacketId, Verdict),
     /// To a message of QoS 2.
-    PubRec(PacketId, ReasonCode),
+    PubRec(PacketId, Verdict),
     /// To PUBREC.
     PubRel(PacketId),
     /// To PINGREQ.
     PingResp,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Waiting {
     /// Everything up to this seq of the log has to be kept.
     seq: u64,
@@ -45,10 +45,10 @@ pub(super) struct Receiver {
 impl Receiver {
     /// Queues an answer until so much is kept.
     pub fn push(&mut self, (seq, version): (u64, u64), answer: Answer) {
-        if let Answer::PubRec(packet_id, reason) = answer
-            && !reason.is_failure()
+        if let Answer::PubRec(packet_id, verdict) = &answer
+            && !verdict.code.is_failure()
         {
-            self.unreleased.insert(packet_id);
+            self.unreleased.insert(*packet_id);
         }
         self.waiting.push_back(Waiting {
             seq,
@@ -128,7 +128,7 @@ impl<T> Session<T> {
             Some(packet_id)
                 if publish.qos == QoS::ExactlyOnce && self.receiver.has_taken(packet_id) =>
             {
-                self.answer_behind(Answer::PubRec(packet_id, ReasonCode::Success));
+                self.answer_behind(Answer::PubRec(packet_id, ReasonCode::Success.into()));
                 Event::None
             }
             // The id is that of a QoS 2 message that is not released; 3.1.1 has no word for it.
@@ -137,7 +137,8 @@ impl<T> Session<T> {
                     && self.is_v5()
                     && self.receiver.has_taken(packet_id) =>
             {
-                self.answer_behind(Answer::PubAck(packet_id, ReasonCode::PacketIdInUse));
+                let verdict = ReasonCode::PacketIdInUse.into();
+                self.answer_behind(Answer::PubAck(packet_id, verdict));
                 Event::None
             }
             _ => Event::Publish(publish, properties),
@@ -239,9 +240,9 @@ impl<T> Session<T> {
     pub(super) fn answer(&mut self) {
         while let Some(answer) = self.receiver.next() {
             match answer {
-                Answer::PubAck(packet_id, reason) => self.puback(packet_id, reason),
-                Answer::PubRec(packet_id, reason) if self.is_v5() => {
-                    self.pubrec_v5(packet_id, reason);
+                Answer::PubAck(packet_id, verdict) => self.puback(packet_id, &verdict),
+                Answer::PubRec(packet_id, verdict) if self.is_v5() => {
+                    self.pubrec_v5(packet_id, &verdict);
                 }
                 Answer::PubRec(packet_id, _) => self.encode(&FromServer::PubRec(packet_id)),
                 Answer::PubRel(packet_id) => self.pubrel(packet_id, true),
@@ -257,11 +258,12 @@ impl<T> Session<T> {
         &mut self,
         (qos, packet_id): (QoS, PacketId),
         kept: (u64, u64),
-        reason: ReasonCode,
+        verdict: impl Into<Verdict>,
     ) {
+        let verdict = verdict.into();
         let answer = match qos {
-            QoS::ExactlyOnce => Answer::PubRec(packet_id, reason),
-            QoS::AtMostOnce | QoS::AtLeastOnce => Answer::PubAck(packet_id, reason),
+            QoS::ExactlyOnce => Answer::PubRec(packet_id, verdict),
+            QoS::AtMostOnce | QoS::AtLeastOnce => Answer::PubAck(packet_id, verdict),
         };
         self.receiver.push(kept, answer);
         self.answer();
@@ -279,9 +281,9 @@ impl<T> Session<T> {
         self.receiver.unkept_seq()
     }
 
-    fn puback(&mut self, packet_id: PacketId, reason: ReasonCode) {
+    fn puback(&mut self, packet_id: PacketId, verdict: &Verdict) {
         if self.is_v5() {
-            self.puback_v5(packet_id, reason);
+            self.puback_v5(packet_id, verdict);
             return;
         }
         self.answer_bytes += PUBACK_BYTES;

@@ -294,7 +294,7 @@ fn suback_and_unsuback_wait_for_the_disk_in_their_order() {
     let mut session = active(10);
     let event = session.handle_packet(0, FromClient::Subscribe(subscribe(7)));
     assert!(matches!(event, Ok(Event::Subscribe { .. })));
-    let codes = vec![Ok(QoS::AtLeastOnce), Err(ReasonCode::NotAuthorized)];
+    let codes = vec![Ok(QoS::AtLeastOnce), Err(ReasonCode::NotAuthorized.into())];
     session.subscribed(id(7), codes, 5);
     session.unsubscribed(id(8), vec![true], 6);
     session.handle_durable(4);

@@ -8,7 +8,7 @@ use crate::hub::{Attached, Published, Token, brief};
 use crate::limits;
 use crate::mqtt::v5::{self, Properties, ReasonCode};
 use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish};
-use crate::session::{Close, Event};
+use crate::session::{Close, Event, Verdict};
 
 /// What a packet asks of the hub, and the packet's length.
 type Decoded<'a> = Result<Option<(Result<Event<'a, Token>, Close>, usize)>, DecodeError>;
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Ok(true);
         };
         let now = self.now;
-        let (mut kept_at, mut reason) = ((0, 0), ReasonCode::Success);
+        let (mut kept_at, mut verdict) = ((0, 0), ReasonCode::Success.into());
         let topic = match publish.topic {
             "" => self.session.aliased_topic(properties),
             named => named,
@@ -153,16 +153,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             } => {
                 kept_at = (seq, version);
                 if is_unrouted {
-                    reason = ReasonCode::NoMatchingSubscribers;
+                    verdict = ReasonCode::NoMatchingSubscribers.into();
                 }
             }
             Published::HeldBack => {
                 self.session.hold_back(now.ms);
                 return Ok(false);
             }
-            Published::Full => reason = ReasonCode::QuotaExceeded,
+            Published::Full => {
+                let why = "no room: a queue that the message goes to is full, or the store";
+                verdict = Verdict::because(ReasonCode::QuotaExceeded, why);
+            }
             Published::Refused(why) => {
-                reason = why.reason_code();
+                verdict = Verdict::because(why.reason_code(), &why);
                 let topic = topic.to_owned();
                 let publish = &Publish {
                     topic: &topic,
@@ -173,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if let Some(packet_id) = packet_id {
             self.session.handle_state(self.hub.durable());
-            self.session.acknowledge((qos, packet_id), kept_at, reason);
+            self.session.acknowledge((qos, packet_id), kept_at, verdict);
         }
         Ok(true)
     }

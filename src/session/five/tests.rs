@@ -122,7 +122,10 @@ fn enhanced_authentication_is_refused_with_its_code() {
     );
     assert_eq!(
         written(&mut session),
-        ["connack BadAuthenticationMethod []"]
+        [
+            "connack BadAuthenticationMethod [ReasonString(\"login refused: enhanced \
+             authentication is not available\")]"
+        ]
     );
 }
 
@@ -153,7 +156,7 @@ fn answers_carry_reasons() {
     assert_eq!(written(&mut session), ["puback 1 NoMatchingSubscribers"]);
     session.handle_kept(7);
     assert_eq!(written(&mut session), ["puback 2 QuotaExceeded", "pong"]);
-    let codes = vec![Ok(QoS::AtLeastOnce), Err(ReasonCode::NotAuthorized)];
+    let codes = vec![Ok(QoS::AtLeastOnce), Err(ReasonCode::NotAuthorized.into())];
     session.subscribed(id(3), codes, 0);
     session.unsubscribed(id(4), vec![true, false], 0);
     session.handle_durable(0);
@@ -253,7 +256,7 @@ fn an_answer_that_is_larger_than_the_client_takes_is_not_sent() {
     let bytes = |bytes: u32| Property::MaximumPacketSize(bytes.try_into().unwrap());
     let (mut session, connack) = active(&[bytes(5)], false);
     assert_eq!(connack, "connack Success []");
-    session.subscribed(id(3), vec![Err(ReasonCode::NotAuthorized); 10], 0);
+    session.subscribed(id(3), vec![Err(ReasonCode::NotAuthorized.into()); 10], 0);
     session.handle_durable(0);
     session.acknowledge((QoS::AtLeastOnce, id(4)), (0, 0), ReasonCode::Success);
     assert_eq!(written(&mut session), ["puback 4 Success"]);
@@ -270,4 +273,99 @@ fn user_properties_reach_the_hub() {
     };
     assert_eq!((publish.topic, publish.packet_id), ("t", Some(id(9))));
     assert_eq!(properties, user);
+}
+
+/// The reason strings of what waits to be written; empty where there is none.
+fn reasons(session: &mut Session<u32>) -> Vec<String> {
+    let bytes = session.output().tail().split();
+    let mut rest = &bytes[..];
+    let mut all = Vec::new();
+    while let Some((packet, length)) = v5::decode_from_server(rest, 1 << 20).unwrap() {
+        let properties = match packet {
+            FromServer::PubAck(one) | FromServer::PubRec(one) => one.properties,
+            FromServer::SubAck(one) => one.properties,
+            FromServer::ConnAck(one) => one.properties,
+            FromServer::Disconnect(one) => one.properties,
+            other => panic!("{other:?}"),
+        };
+        let reason = properties.find(|property| match property {
+            Property::ReasonString(text) => Some(text.to_owned()),
+            _ => None,
+        });
+        all.push(reason.unwrap_or_default());
+        rest = &rest[length..];
+    }
+    all
+}
+
+#[test]
+fn reasons_in_words_go_where_they_are_wanted_and_fit() {
+    let small = Property::MaximumPacketSize(21.try_into().unwrap());
+    for (properties, told) in [
+        (&[][..], ["over a limit", "not yours", "at the end"]),
+        (
+            &[Property::RequestProblemInformation(true)],
+            ["over a limit", "not yours", "at the end"],
+        ),
+        (
+            &[Property::RequestProblemInformation(false)],
+            ["", "", "at the end"],
+        ),
+        (&[small], ["over a limit", "not yours", ""]),
+    ] {
+        let (mut session, _) = active(properties, false);
+        let verdict = || Verdict::because(ReasonCode::QuotaExceeded, "over a\nlimit");
+        session.acknowledge((QoS::AtLeastOnce, id(1)), (0, 0), verdict());
+        session.acknowledge((QoS::ExactlyOnce, id(2)), (0, 0), verdict());
+        let codes = [None, Some("not yours"), Some("nor this")].map(|why| match why {
+            None => Ok(QoS::AtMostOnce),
+            Some(why) => Err(Verdict::because(ReasonCode::NotAuthorized, why)),
+        });
+        session.subscribed(id(3), codes.to_vec(), 0);
+        session.handle_durable(0);
+        session.say_goodbye(&Close::ProtocolError("at the end"));
+        let [publish, filter, last] = told;
+        let last = match last {
+            "" => String::new(),
+            last => format!("protocol error: {last}"),
+        };
+        let expected = [publish, publish, filter, &last];
+        assert_eq!(reasons(&mut session), expected, "{properties:?}");
+    }
+    let long = Verdict::because(ReasonCode::QuotaExceeded, "ä".repeat(1000));
+    let (mut session, _) = active(&[], false);
+    session.acknowledge((QoS::AtLeastOnce, id(1)), (0, 0), long);
+    assert_eq!(reasons(&mut session), ["ä".repeat(256)]);
+}
+
+#[test]
+fn strangers_are_not_told_what_is_wrong_with_their_credentials() {
+    for (code, told) in [
+        (crate::mqtt::ConnectReturnCode::NotAuthorized, ""),
+        (
+            crate::mqtt::ConnectReturnCode::ServerUnavailable,
+            "login refused: why",
+        ),
+    ] {
+        let mut session: Session<u32> = Session::new(TIMING, 0);
+        let event = session.handle_packet_v5(0, FromClient::Connect(CONNECT));
+        assert!(matches!(event, Ok(Event::Connect(..))));
+        session.refuse(0, 0, code, Close::LoginRefused("why".to_owned()));
+        assert!(session.handle_timeout(0).is_err());
+        assert_eq!(reasons(&mut session), [told]);
+    }
+}
+
+#[test]
+fn topics_go_as_numbers_to_a_client_that_takes_them() {
+    let (mut session, _) = active(&[Property::TopicAliasMaximum(1)], false);
+    let payload = Bytes::from_static(b"x");
+    for topic in [b"sensors/1", b"sensors/1", b"sensors/2", b"sensors/1"] {
+        let out = Outgoing::new(topic, b"", &payload);
+        session.deliver(0, QoS::AtMostOnce, &out, 1);
+    }
+    session.output().shrink();
+    let all = written(&mut session);
+    let topics = ["sensors/1", "", "sensors/2", "sensors/1"];
+    assert_eq!(all, topics.map(|topic| format!("publish {topic} None")));
 }

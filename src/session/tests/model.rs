@@ -81,7 +81,7 @@ impl Model {
             },
             Event::Subscribe { packet_id, .. } => {
                 self.version += 1;
-                let codes = vec![Err(ReasonCode::NotAuthorized)];
+                let codes = vec![Err(ReasonCode::NotAuthorized.into())];
                 self.session.subscribed(packet_id, codes, self.version);
             }
             Event::Unsubscribe(unsubscribe) => {
