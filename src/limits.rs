@@ -3,6 +3,8 @@
 //! [`Limits`] holds what the `[limits]` section may set; the constants are fixed, by a protocol
 //! or because no one needs another value.
 
+pub mod pace;
+
 use std::ops::RangeInclusive;
 
 const KIB: usize = 1024;
@@ -58,6 +60,14 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Authenticated connections. Default 10,000.
     pub max_connections: usize,
+    /// Connections with the same login: of one user name or certificate under different client ids,
+    /// or without credentials. Default 10,000. Modules and devices have one each.
+    pub max_connections_per_login: usize,
+    /// CONNECTs of all clients in a second; beyond it they are refused. Default 0: no bound.
+    pub max_connects_per_second: u32,
+    /// PUBLISHes of one client in a second; beyond it the client is not read from for a moment.
+    /// Default 0: no bound.
+    pub max_messages_per_second: u32,
     /// Connections that have not authenticated yet; the oldest is dropped for a new one, so that
     /// silent connections cannot keep others out. Default 1,024.
     pub max_pending_connections: usize,
@@ -100,6 +110,9 @@ impl Limits {
     pub const DEFAULT: Self = Self {
         max_message_bytes: MIB,
         max_connections: 10_000,
+        max_connections_per_login: 10_000,
+        max_connects_per_second: 0,
+        max_messages_per_second: 0,
         max_pending_connections: 1_024,
         max_inflight: 100,
         max_subscriptions: 100,
@@ -133,6 +146,8 @@ impl Ranges {
     pub const MAX_MESSAGE_BYTES: RangeInclusive<usize> = KIB..=(255 * MIB);
     /// A million connections need more memory than the devices this runs on have.
     pub const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+    /// 0: no bound.
+    pub const PER_SECOND: RangeInclusive<u32> = 0..=10_000_000;
     /// Packet ids are 1 to 65,535.
     pub const MAX_INFLIGHT: RangeInclusive<u16> = 1..=u16::MAX;
     /// Filters of one session are searched on each of its reconnections.
@@ -190,6 +205,9 @@ mod tests {
         assert!(Ranges::MAX_MESSAGE_BYTES.contains(&limits.max_message_bytes));
         assert!(Ranges::CONNECTIONS.contains(&limits.max_connections));
         assert!(Ranges::CONNECTIONS.contains(&limits.max_pending_connections));
+        assert!(Ranges::CONNECTIONS.contains(&limits.max_connections_per_login));
+        assert!(Ranges::PER_SECOND.contains(&limits.max_connects_per_second));
+        assert!(Ranges::PER_SECOND.contains(&limits.max_messages_per_second));
         assert!(Ranges::MAX_INFLIGHT.contains(&limits.max_inflight));
         assert!(Ranges::MAX_SUBSCRIPTIONS.contains(&limits.max_subscriptions));
         assert!(Ranges::MAX_TOPIC_BYTES.contains(&limits.max_topic_bytes));

@@ -36,6 +36,8 @@ pub const CONNECT_SUCCESS: &str = "edgehub_client_connect_success_total";
 pub const DISCONNECT: &str = "edgehub_client_disconnect_total";
 /// Connections closed by the hub or lost, by `reason`; those that never logged in included.
 pub const CONNECTIONS_CLOSED: &str = "edgehub_connections_closed_total";
+/// Times that a client was read from more slowly because it published too much, by `id`.
+pub const PUBLISH_SLOWED: &str = "edgehub_publishers_slowed_total";
 /// Refused topic filters, by `id`.
 pub const SUBSCRIBE_REFUSED: &str = "edgehub_subscriptions_refused_total";
 /// Requests on `$iothub` topics that this version acknowledges and does not serve.
@@ -105,6 +107,10 @@ const COUNTERS: &[(&str, &str)] = &[
         "Ended connections of clients that were logged in",
     ),
     (CONNECTIONS_CLOSED, "Ended connections, by reason"),
+    (
+        PUBLISH_SLOWED,
+        "Times that a client was read from more slowly, by client",
+    ),
     (SUBSCRIBE_REFUSED, "Refused topic filters"),
     (NOT_SERVED, "Requests on $iothub topics that are not served"),
     (GET_TWIN, "Twin GET requests"),

@@ -10,7 +10,6 @@ mod intake;
 pub mod line;
 pub mod link;
 pub mod network;
-pub mod pace;
 mod proxy;
 pub mod settings;
 pub mod standing;

@@ -204,7 +204,7 @@ impl Inside {
             .unwrap();
         match self.hub.attach(&login, mailbox, &mut session, NOW) {
             Attached::In(client) => Some((client, session)),
-            Attached::Wait | Attached::Full => None,
+            Attached::Wait | Attached::Full(_) => None,
         }
     }
 }

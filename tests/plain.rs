@@ -768,38 +768,3 @@ async fn exactly_once_holds_over_the_end_of_the_hub() {
         assert_eq!(receiver.message().await.1, b"last");
     }
 }
-
-#[tokio::test]
-async fn topics_go_as_numbers_to_clients_that_take_them() {
-    let setup = open();
-    let hub = setup.start();
-    let takes = [Property::TopicAliasMaximum(2)];
-    let (mut receiver, _) = Five::anonymous(&hub, "receiver", true, &takes).await;
-    receiver.subscribe("sensors/#").await;
-    let mut sender = client(&hub, "sender").await;
-    let user = [Property::User("n", "1")];
-    for (topic, sent, alias) in [
-        ("sensors/1", "sensors/1", 1),
-        ("sensors/1", "", 1),
-        ("sensors/2", "sensors/2", 2),
-        ("sensors/1", "", 1),
-    ] {
-        assert_eq!(
-            sender.publish(topic, b"x", &user).await,
-            ReasonCode::Success
-        );
-        let got = receiver.receive().await;
-        let Got::Publish {
-            topic, properties, ..
-        } = &got
-        else {
-            panic!("{got:?}");
-        };
-        let expected = [
-            "User(\"n\", \"1\")".to_owned(),
-            format!("TopicAlias({alias})"),
-        ];
-        assert_eq!((&**topic, &properties[..]), (sent, &expected[..]));
-        receiver.acknowledge(&got).await;
-    }
-}

@@ -171,6 +171,21 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
             Ranges::CONNECTIONS,
             default.max_connections,
         ),
+        max_connections_per_login: s.number(
+            "max_connections_per_login",
+            Ranges::CONNECTIONS,
+            default.max_connections_per_login,
+        ),
+        max_connects_per_second: s.number(
+            "max_connects_per_second",
+            Ranges::PER_SECOND,
+            default.max_connects_per_second,
+        ),
+        max_messages_per_second: s.number(
+            "max_messages_per_second",
+            Ranges::PER_SECOND,
+            default.max_messages_per_second,
+        ),
         max_pending_connections: s.number(
             "max_pending_connections",
             Ranges::CONNECTIONS,

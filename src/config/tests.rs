@@ -182,6 +182,9 @@ segment_bytes = "64MiB"
 [limits]
 max_message_bytes = "256KiB"
 max_connections = 50
+max_connections_per_login = 40
+max_connects_per_second = 30
+max_messages_per_second = 20
 max_pending_connections = 5
 max_inflight = 10
 max_subscriptions = 20
@@ -269,6 +272,9 @@ fn every_key_reaches_its_field() {
     let expected = Limits {
         max_message_bytes: 256 * 1024,
         max_connections: 50,
+        max_connections_per_login: 40,
+        max_connects_per_second: 30,
+        max_messages_per_second: 20,
         max_pending_connections: 5,
         max_inflight: 10,
         max_subscriptions: 20,

@@ -25,8 +25,8 @@ pub enum Attached {
     /// The previous connection of this identity has to go first;
     /// [`crate::mailbox::ATTACH`] tells when.
     Wait,
-    /// There is no place for another client.
-    Full,
+    /// There is no place for another client, by this limit.
+    Full(&'static str),
 }
 
 impl Hub {
@@ -40,7 +40,7 @@ impl Hub {
         now: Now,
     ) -> Attached {
         if self.is_one_too_many(login) {
-            return Attached::Full;
+            return Attached::Full("max_sessions");
         }
         let mut slot = self.slots.entry(login.identity.clone()).or_default();
         if let Some(current) = &slot.current {
@@ -51,10 +51,8 @@ impl Hub {
             }
             return Attached::Wait;
         }
-        let connected = self.connected.fetch_add(1, Ordering::AcqRel);
-        if connected >= self.limits().max_connections {
-            self.connected.fetch_sub(1, Ordering::AcqRel);
-            return Attached::Full;
+        if let Err(limit) = self.enter(&login.identity) {
+            return Attached::Full(limit);
         }
         // One that waited and has not come yet is older than this one.
         let waiting = slot.waiting.take();
@@ -128,6 +126,38 @@ impl Hub {
             self.end_subscriber(subscriber, &former, now);
         }
         (Vec::new(), None)
+    }
+
+    /// Counts a connection, unless that is over a limit.
+    fn enter(&self, identity: &Identity) -> Result<(), &'static str> {
+        let limits = self.limits();
+        let connected = self.connected.fetch_add(1, Ordering::AcqRel);
+        let mut limit = (connected >= limits.max_connections).then_some("max_connections");
+        if limit.is_none() && identity.is_plain() {
+            let mut count = self.logins.entry(identity.rule_name().into()).or_default();
+            let is_full = *count >= limits.max_connections_per_login;
+            limit = is_full.then_some("max_connections_per_login");
+            *count += usize::from(!is_full);
+        }
+        match limit {
+            None => Ok(()),
+            Some(limit) => {
+                self.connected.fetch_sub(1, Ordering::AcqRel);
+                Err(limit)
+            }
+        }
+    }
+
+    /// One connection less.
+    pub(super) fn leave(&self, identity: &Identity) {
+        self.connected.fetch_sub(1, Ordering::AcqRel);
+        if identity.is_plain() {
+            let login = identity.rule_name();
+            if let Some(mut count) = self.logins.get_mut(login) {
+                *count -= 1;
+            }
+            self.logins.remove_if(login, |_, count| *count == 0);
+        }
     }
 
     /// Whether a session would be over `max_sessions`. Those of the registry are counted, not

@@ -1,7 +1,6 @@
 //! What a connection leaves behind: its will, its session, what was in flight.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::client::{Client, Parked, Token};
 use super::plain::Subscriber;
@@ -100,7 +99,7 @@ impl Hub {
         self.metrics
             .counter(observe::DISCONNECT, &labels)
             .increment(1);
-        self.connected.fetch_sub(1, Ordering::AcqRel);
+        self.leave(&client.identity);
         self.count_connected();
         if self.may_tell(&client.identity) {
             tracing::info!(id, reason = close.label(), "client disconnected: {close}");

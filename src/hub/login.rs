@@ -10,10 +10,10 @@ use super::{Hub, Now, brief};
 use crate::identity::rules::{Action, Decision};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
-use crate::mqtt::v5::{Properties, Property};
+use crate::mqtt::v5::{Properties, Property, ReasonCode};
 use crate::mqtt::{Connect, ConnectReturnCode, Publish};
 use crate::observe::{self};
-use crate::session::{Close, Session};
+use crate::session::{Close, Refusal, Session};
 
 /// A client that may come in.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ pub struct Login {
 /// A client that may not.
 #[derive(Debug)]
 pub struct LoginRefused {
-    /// The return code for CONNACK.
-    pub code: ConnectReturnCode,
+    /// The code for CONNACK.
+    pub code: Refusal,
     /// How long the answer is held back: guessing is slow, the right credentials never are.
     pub delay_ms: u64,
     /// Why, for the log.
@@ -72,6 +72,9 @@ impl Hub {
         now: Now,
     ) -> Result<Login, LoginRefused> {
         let connect = came.0;
+        if self.connects.take(1, now.ms) == 0 {
+            return Err(self.too_many_connects(peer));
+        }
         match self.login_inner(came, session, peer, now) {
             Ok(login) => {
                 self.failures.forget(peer.address, connect.client_id);
@@ -93,11 +96,29 @@ impl Hub {
                     tracing::warn!(client, address = %peer.address, reason, "{text}");
                 }
                 Err(LoginRefused {
-                    code,
+                    code: code.into(),
                     delay_ms,
                     close: Close::LoginRefused(text),
                 })
             }
+        }
+    }
+
+    fn too_many_connects(&self, peer: &Peer) -> LoginRefused {
+        let (reason, text) = ("connect_rate", "over max_connects_per_second");
+        let labels = [("id", "unknown"), ("reason", reason)];
+        let counter = self.metrics.counter(observe::CONNECT_FAILED, &labels);
+        counter.increment(1);
+        if self.may_log() {
+            tracing::warn!(address = %peer.address, reason, "{text}");
+        }
+        LoginRefused {
+            code: Refusal {
+                v311: ConnectReturnCode::ServerUnavailable,
+                v5: ReasonCode::ConnectionRateExceeded,
+            },
+            delay_ms: 0,
+            close: Close::LoginRefused(text.to_owned()),
         }
     }
 

@@ -57,6 +57,7 @@ use crate::identity::Identity;
 use crate::identity::registry::{self, Registry};
 use crate::identity::rules::Rules;
 use crate::limits::Limits;
+use crate::limits::pace::Pace;
 use crate::mailbox::{Mailbox, RECHECK, ROUTES};
 use crate::manifest::Manifest;
 use crate::mqtt::PacketId;
@@ -142,6 +143,9 @@ pub struct Hub {
     device_id: String,
     slots: DashMap<Identity, Slot>,
     connected: AtomicUsize,
+    /// Connections by login, of those in no registry.
+    logins: DashMap<Box<str>, usize>,
+    connects: Pace,
     next_anonymous: AtomicU64,
     failures: failures::Failures,
     output_labels: Mutex<HashSet<String>>,
@@ -191,12 +195,14 @@ impl Hub {
             rules: ArcSwap::default(),
             statements: Mutex::default(),
             device_id: settings.device_id.clone(),
+            connects: Pace::new(settings.limits.max_connects_per_second),
             settings: ArcSwap::from_pointee(settings),
             registry: ArcSwap::from_pointee(registry),
             routing: ArcSwap::from_pointee(Routing::empty()),
             generation: AtomicU64::new(0),
             slots,
             connected: AtomicUsize::new(0),
+            logins: DashMap::with_shard_amount(4),
             next_anonymous: AtomicU64::new(1),
             failures: failures::Failures::default(),
             output_labels: Mutex::default(),
@@ -206,10 +212,22 @@ impl Hub {
             journal,
             metrics,
         };
-        let expiries = hub.journal.take_expiries();
-        let ledgers = hub.journal.take_ledgers();
-        let kept_seq = hub.store.kept();
-        let unread = hub.retained.load(hub.journal.take_retained());
+        hub.restore_sessions(sessions);
+        hub.clear_ended();
+        for (reason, messages) in [("damaged", lost_messages), ("purged", purged_messages)] {
+            if messages > 0 {
+                hub.dropped(reason, "unknown", "").increment(messages);
+            }
+        }
+        hub
+    }
+
+    /// Takes over the sessions and retained messages that were kept.
+    fn restore_sessions(&self, sessions: BTreeMap<String, Vec<Subscription>>) {
+        let expiries = self.journal.take_expiries();
+        let ledgers = self.journal.take_ledgers();
+        let kept_seq = self.store.kept();
+        let unread = self.retained.load(self.journal.take_retained());
         if unread > 0 {
             tracing::error!(unread, "retained messages do not read and are lost");
         }
@@ -222,7 +240,7 @@ impl Hub {
                 let ledger = ledgers.get(identity.as_str());
                 let ledger = ledger.and_then(|value| ledger::Ledger::read(value, kept_seq));
                 let slot = Slot {
-                    subscriber: hub
+                    subscriber: self
                         .plain_side(&identity, &subscriptions, true)
                         .map(|side| side.subscriber),
                     subscriptions: Some(subscriptions),
@@ -232,16 +250,9 @@ impl Hub {
                     parked: client::Parked::restored(ledger),
                     ..Slot::default()
                 };
-                hub.slots.insert(identity, slot);
+                self.slots.insert(identity, slot);
             }
         }
-        hub.clear_ended();
-        for (reason, messages) in [("damaged", lost_messages), ("purged", purged_messages)] {
-            if messages > 0 {
-                hub.dropped(reason, "unknown", "").increment(messages);
-            }
-        }
-        hub
     }
 
     /// Every bound.
@@ -287,6 +298,7 @@ impl Hub {
         if let Some(options) = settings.log {
             self.store.set_options(options);
         }
+        self.connects.set(settings.limits.max_connects_per_second);
         self.settings.store(Arc::new(settings));
         self.announce(RECHECK);
     }
@@ -396,57 +408,6 @@ impl Hub {
     /// Writes what the store still has to, and ends it in good order.
     pub fn close_store(&self, now: Now) {
         self.store.close(now.ms);
-    }
-
-    /// Brings the gauges up to date and renders all metrics as Prometheus text.
-    #[must_use]
-    pub fn render_metrics(&self, now: Now) -> String {
-        self.store_metrics(now);
-        let lengths = self
-            .store
-            .status()
-            .into_iter()
-            .map(|row| (row.endpoint, row.priority, row.messages));
-        self.metrics.queues(lengths, self.store.used_bytes());
-        let (messages, bytes) = self.retained.size();
-        let gauges = [
-            (observe::SUBSCRIPTIONS, self.space.subscriptions() as f64),
-            (observe::RETAINED_MESSAGES, messages as f64),
-            (observe::RETAINED_BYTES, bytes as f64),
-        ];
-        for (name, value) in gauges {
-            self.metrics.gauge(name, &[]).set(value);
-        }
-        self.metrics.render()
-    }
-
-    fn store_metrics(&self, now: Now) {
-        let Some(counters) = self.store.counters() else {
-            return;
-        };
-        let count = |name, value: &AtomicU64| {
-            let value = value.load(Ordering::Relaxed);
-            self.metrics.counter(name, &[]).absolute(value);
-        };
-        count(observe::STORE_WRITTEN, &counters.written_bytes);
-        count(observe::STORE_MESSAGES, &counters.message_bytes);
-        count(observe::STORE_SYNCS, &counters.syncs);
-        count(observe::STORE_ERRORS, &counters.errors);
-        let (bytes, segments) = self.store.disk_usage();
-        let state = match self.store.troubles() {
-            (true, _) => 2.0,
-            (false, true) => 1.0,
-            (false, false) => 0.0,
-        };
-        let oldest = self.store.oldest_ms(now.ms) as f64 / 1000.0;
-        for (name, value) in [
-            (observe::STORE_FILE_BYTES, bytes as f64),
-            (observe::STORE_SEGMENTS, segments as f64),
-            (observe::STORE_OLDEST, oldest),
-            (observe::STORE_STATE, state),
-        ] {
-            self.metrics.gauge(name, &[]).set(value);
-        }
     }
 
     /// Whether a line about a refused client may go to the log now.

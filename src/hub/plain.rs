@@ -368,6 +368,9 @@ impl Hub {
             return client.matches.remove(at);
         }
         let mut matched = self.space.find(topic, &client.identity);
+        // Old ones would keep the queues of sessions that are no more.
+        let is_new = |known: &Matched| known.generation == matched.generation;
+        client.matches.retain(is_new);
         let table = &client.routing.table;
         if table.takes_topics() {
             matched.routes = table.candidates(&Source::Topic(topic).to_string());

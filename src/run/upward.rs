@@ -11,10 +11,10 @@ use crate::config::{Config, DrainOrder, Transport, Upstream, UpstreamKind};
 use crate::files;
 use crate::hub::{Dialect, Forwarding, Inbound};
 use crate::identity::Secret;
+use crate::limits::pace::Pace;
 use crate::session::UpwardTiming;
 use crate::upstream::dial::Reach;
 use crate::upstream::filters::Filters;
-use crate::upstream::pace::Pace;
 use crate::upstream::settings::{Account, Settings};
 
 /// In `data_dir`: the topic filters that the cloud may have of us.

@@ -17,6 +17,7 @@ use super::pending::Pending;
 use super::socket;
 use crate::hub::{Client, Hub, Login, Now, Peer, Token};
 use crate::limits;
+use crate::limits::pace::Pace;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
 };
@@ -50,6 +51,10 @@ pub struct Connection<S> {
     timer_ms: u64,
     /// When to look at the credentials' expiry again.
     expiry_ms: u64,
+    /// How many messages it may publish.
+    pace: Pace,
+    /// Until when it is not read from, because it published more.
+    paced_ms: u64,
     /// The time, read once per turn.
     now: Now,
     /// Packets since the connection last waited.
@@ -113,6 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             awaits_kept: false,
             timer_ms,
             expiry_ms: u64::MAX,
+            pace: Pace::new(limits.max_messages_per_second),
+            paced_ms: u64::MAX,
             now: since,
             packets: 0,
         }
@@ -218,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if mail & RECHECK != 0 {
                 self.hub.recheck(client, now)?;
                 self.expiry_ms = expiry_check_ms(client.expires_unix(), now);
+                self.pace.set(self.hub.limits().max_messages_per_second);
             }
             if mail & ROUTES != 0 {
                 self.hub.take_routing(client);
@@ -242,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn check_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
         loop {
             let session_ms = self.session.next_timeout().unwrap_or(u64::MAX);
-            let due_ms = session_ms.min(self.expiry_ms);
+            let due_ms = session_ms.min(self.expiry_ms).min(self.paced_ms);
             // A deadline that moved out is noticed when the old one fires.
             if due_ms < self.timer_ms {
                 self.timer_ms = due_ms;
@@ -252,6 +260,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Ok(());
             }
             self.now = self.clock.now();
+            if self.paced_ms <= self.now.ms {
+                self.paced_ms = u64::MAX;
+                self.session.go_on(self.now.ms);
+            }
             self.session.handle_timeout(self.now.ms)?;
             if let Stage::In(client) = &mut self.stage
                 && self.expiry_ms <= self.now.ms

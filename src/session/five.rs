@@ -11,7 +11,7 @@ use crate::mqtt::v5::{
     self, Ack, Answers, ConnAck, FromClient, FromServer, Notice, Place, Properties, Property,
     ReasonCode, ReasonCodes, encode_properties,
 };
-use crate::mqtt::{Connect, PacketId, Publish, QoS, Unsubscribe, Will};
+use crate::mqtt::{Connect, ConnectReturnCode, PacketId, Publish, QoS, Unsubscribe, Will};
 
 /// What a client of MQTT 5 said in CONNECT, as far as the session acts on it (§3.1.2.11).
 #[derive(Debug)]
@@ -129,7 +129,10 @@ impl<T> Session<T> {
             let close = Close::LoginRefused(text.to_owned());
             self.phase = Phase::Refusing {
                 at_ms: now_ms,
-                answer: Refusal::V5(reason),
+                answer: Refusal {
+                    v311: ConnectReturnCode::NotAuthorized,
+                    v5: reason,
+                },
                 close,
             };
             return self.handle_timeout(now_ms).map(|()| Event::None);
@@ -311,8 +314,8 @@ impl<T> Session<T> {
             || matches!(place, Place::ConnAck | Place::ServerDisconnect);
         let mut bytes = BytesMut::new();
         if let Some(why) = why.filter(|_| is_wanted) {
-            let end = why.floor_char_boundary(REASON_BYTES_MAX);
-            let why = why.get(..end).unwrap_or_default();
+            let mut ends = (0..=REASON_BYTES_MAX.min(why.len())).rev();
+            let why = ends.find_map(|end| why.get(..end)).unwrap_or_default();
             let why = why.replace(char::is_control, " ");
             let all = std::iter::once(Property::ReasonString(&why));
             let written = encode_properties(&mut bytes, place, all);

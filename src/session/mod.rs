@@ -118,12 +118,20 @@ enum Phase {
     Closed,
 }
 
-/// What a refusing CONNACK says.
-#[derive(Debug, Clone, Copy)]
-enum Refusal {
-    /// In the words of 3.1.1, which all have one in MQTT 5.
-    V311(ConnectReturnCode),
-    V5(ReasonCode),
+/// What CONNACK says to a client that may not in, in both versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of 3.1.1.
+    pub v311: ConnectReturnCode,
+    /// Of MQTT 5.
+    pub v5: ReasonCode,
+}
+
+impl From<ConnectReturnCode> for Refusal {
+    fn from(code: ConnectReturnCode) -> Self {
+        let v5 = code.into();
+        Self { v311: code, v5 }
+    }
 }
 
 /// What became of one filter of a SUBSCRIBE.
@@ -170,6 +178,8 @@ pub struct Session<T> {
     keep_alive_ms: u64,
     received_ms: u64,
     held_back_ms: Option<u64>,
+    /// Because the client publishes more than it may.
+    is_slowed: bool,
     sender: Sender<T>,
     pending: VecDeque<PendingAck>,
     receiver: Receiver,
@@ -192,6 +202,7 @@ impl<T> Session<T> {
             keep_alive_ms: 0,
             received_ms: now_ms,
             held_back_ms: None,
+            is_slowed: false,
             sender: Sender::new(timing.window),
             pending: VecDeque::new(),
             receiver: Receiver::default(),
@@ -300,10 +311,10 @@ impl<T> Session<T> {
     }
 
     /// Keeps the client out with a return code, `delay_ms` from now.
-    pub fn refuse(&mut self, now_ms: u64, delay_ms: u64, code: ConnectReturnCode, close: Close) {
+    pub fn refuse(&mut self, now_ms: u64, delay_ms: u64, code: impl Into<Refusal>, close: Close) {
         self.phase = Phase::Refusing {
             at_ms: now_ms + delay_ms,
-            answer: Refusal::V311(code),
+            answer: code.into(),
             close,
         };
     }
@@ -366,8 +377,16 @@ impl<T> Session<T> {
         self.held_back_ms.get_or_insert(now_ms);
     }
 
+    /// The client publishes too much: as [`Session::hold_back`], and it is not its fault that
+    /// nothing is taken.
+    pub fn slow_down(&mut self, now_ms: u64) {
+        self.hold_back(now_ms);
+        self.is_slowed = true;
+    }
+
     /// The held-back publish was stored.
     pub fn go_on(&mut self, now_ms: u64) {
+        self.is_slowed = false;
         if self.held_back_ms.take().is_some() {
             self.received_ms = now_ms;
             // Acknowledgements may have been waiting all the while; they are read only now.
@@ -407,14 +426,11 @@ impl<T> Session<T> {
                 let (answer, close) = (*answer, close.clone());
                 let why = close.to_string();
                 match answer {
-                    Refusal::V311(code) if !self.is_v5() => {
-                        self.encode(&FromServer::ConnAck(ConnAck {
-                            session_present: false,
-                            code,
-                        }));
-                    }
-                    Refusal::V311(code) => self.refuse_v5(code.into(), &why),
-                    Refusal::V5(reason) => self.refuse_v5(reason, &why),
+                    Refusal { v5, .. } if self.is_v5() => self.refuse_v5(v5, &why),
+                    Refusal { v311, .. } => self.encode(&FromServer::ConnAck(ConnAck {
+                        session_present: false,
+                        code: v311,
+                    })),
                 }
                 Err(close)
             }
@@ -440,8 +456,8 @@ impl<T> Session<T> {
     }
 
     fn stall_at(&self) -> Option<u64> {
-        self.held_back_ms
-            .map(|since| since + self.timing.publish_stall_ms)
+        let since = self.held_back_ms.filter(|_| !self.is_slowed)?;
+        Some(since + self.timing.publish_stall_ms)
     }
 
     /// A held-back client's acknowledgements are not read, so they are not missed either.

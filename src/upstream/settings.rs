@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::dial::Reach;
 use super::filters::Filters;
-use super::pace::Pace;
 use crate::hub::Forwarding;
 use crate::identity::Secret;
+use crate::limits::pace::Pace;
 use crate::session::UpwardTiming;
 
 /// Everything that the forwarder needs beside the hub.

@@ -143,6 +143,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             named => named,
         };
         let named = Publish { topic, ..*publish };
+        if self.pace.take(1, now.ms) == 0 {
+            self.slow_down();
+            return Ok(false);
+        }
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let published = self.hub.publish(client, (&named, properties), now);
         match published {
@@ -157,6 +161,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
             Published::HeldBack => {
+                // It is offered again.
+                self.pace.give_back(1);
                 self.session.hold_back(now.ms);
                 return Ok(false);
             }
@@ -179,6 +185,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.acknowledge((qos, packet_id), kept_at, verdict);
         }
         Ok(true)
+    }
+
+    /// The client publishes more than it may in a second: it is not read from for a moment.
+    fn slow_down(&mut self) {
+        let now_ms = self.now.ms;
+        self.session.slow_down(now_ms);
+        self.paced_ms = self.pace.next_ms(now_ms);
+        if let Stage::In(client) = &self.stage {
+            self.hub.count_slowed(client);
+        }
     }
 
     /// MQTT 5 has a reason code for it. MQTT 3.1.1 can only close; a client that insists is
@@ -287,9 +303,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Ok(())
             }
             Attached::Wait => Ok(()),
-            Attached::Full => {
-                let text = "over max_connections or max_sessions".to_owned();
-                let close = Close::LoginRefused(text);
+            Attached::Full(limit) => {
+                let close = Close::LoginRefused(format!("over {limit}"));
                 let code = ConnectReturnCode::ServerUnavailable;
                 self.session.refuse(now.ms, 0, code, close);
                 self.session.handle_timeout(now.ms)

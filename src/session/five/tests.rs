@@ -135,7 +135,7 @@ fn a_refused_login_has_the_code_of_mqtt_5() {
     let event = session.handle_packet_v5(0, FromClient::Connect(CONNECT));
     assert!(matches!(event, Ok(Event::Connect(..))));
     let close = Close::LoginRefused("wrong key".to_owned());
-    let code = crate::mqtt::ConnectReturnCode::NotAuthorized;
+    let code = ConnectReturnCode::NotAuthorized;
     session.refuse(0, 500, code, close.clone());
     assert_eq!(session.handle_timeout(499), Ok(()));
     assert_eq!(session.handle_timeout(500), Err(close));
@@ -341,11 +341,8 @@ fn reasons_in_words_go_where_they_are_wanted_and_fit() {
 #[test]
 fn strangers_are_not_told_what_is_wrong_with_their_credentials() {
     for (code, told) in [
-        (crate::mqtt::ConnectReturnCode::NotAuthorized, ""),
-        (
-            crate::mqtt::ConnectReturnCode::ServerUnavailable,
-            "login refused: why",
-        ),
+        (ConnectReturnCode::NotAuthorized, ""),
+        (ConnectReturnCode::ServerUnavailable, "login refused: why"),
     ] {
         let mut session: Session<u32> = Session::new(TIMING, 0);
         let event = session.handle_packet_v5(0, FromClient::Connect(CONNECT));

@@ -1,12 +1,13 @@
-//! The bound of messages in a second, shared by all connections to the cloud.
+//! A bound of so many in a second: messages to the cloud, messages of a client, logins.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// A token bucket that holds a tenth of a second's messages, and one at the least.
 #[derive(Debug)]
 pub struct Pace {
     /// 0: no bound.
-    per_second: u32,
+    per_second: AtomicU32,
     bucket: Mutex<Bucket>,
 }
 
@@ -22,12 +23,21 @@ impl Pace {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         Self {
-            per_second,
+            per_second: AtomicU32::new(per_second),
             bucket: Mutex::new(Bucket {
                 millis: Self::capacity(per_second),
                 filled_ms: 0,
             }),
         }
+    }
+
+    /// From here on so many.
+    pub fn set(&self, per_second: u32) {
+        self.per_second.store(per_second, Ordering::Relaxed);
+    }
+
+    fn per_second(&self) -> u32 {
+        self.per_second.load(Ordering::Relaxed)
     }
 
     fn capacity(per_second: u32) -> u64 {
@@ -37,13 +47,14 @@ impl Pace {
     /// How many messages may be sent now, `wanted` at the most.
     #[must_use]
     pub fn take(&self, wanted: usize, now_ms: u64) -> usize {
-        if self.per_second == 0 {
+        let per_second = self.per_second();
+        if per_second == 0 {
             return wanted;
         }
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
-        let filled = passed_ms.saturating_mul(u64::from(self.per_second));
-        bucket.millis = (bucket.millis + filled).min(Self::capacity(self.per_second));
+        let filled = passed_ms.saturating_mul(u64::from(per_second));
+        bucket.millis = (bucket.millis + filled).min(Self::capacity(per_second));
         bucket.filled_ms = now_ms.max(bucket.filled_ms);
         let taken = (bucket.millis / 1000).min(wanted as u64);
         bucket.millis -= taken * 1000;
@@ -52,7 +63,7 @@ impl Pace {
 
     /// Gives back what was taken and not sent.
     pub fn give_back(&self, unused: usize) {
-        if self.per_second > 0 && unused > 0 {
+        if self.per_second() > 0 && unused > 0 {
             let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
             bucket.millis += unused as u64 * 1000;
         }
@@ -61,7 +72,7 @@ impl Pace {
     /// When to ask again after nothing could be taken.
     #[must_use]
     pub fn next_ms(&self, now_ms: u64) -> u64 {
-        now_ms + 1000_u64.div_ceil(u64::from(self.per_second.max(1)))
+        now_ms + 1000_u64.div_ceil(u64::from(self.per_second().max(1)))
     }
 }
 
