@@ -113,7 +113,8 @@ fn give_up(
         }
     }
     let lane = state.lanes.get_mut(index)?;
-    lane.drop_part(&part, messages, bytes);
+    let miscount = lane.drop_part(&part, messages, bytes);
+    state.recount(miscount);
     state.messages -= messages;
     state.bytes = state.bytes.saturating_sub(bytes);
     log.note_cursor(queue, &mut state);
@@ -160,9 +161,10 @@ pub(super) fn drop_from_disk(
     }
     let lane = state.lanes.get_mut(index)?;
     lane.epoch += 1;
-    lane.advance(last + 1, messages, bytes);
+    let miscount = lane.advance(last + 1, messages, bytes);
     // What is in flight before it may have to be read again.
     lane.all_done(request.from, last);
+    state.recount(miscount);
     state.messages -= messages;
     state.bytes = state.bytes.saturating_sub(bytes);
     let seqs = (request.from, last);

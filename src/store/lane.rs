@@ -46,6 +46,18 @@ pub(super) struct Gap {
     pub bytes: u64,
 }
 
+/// What the lists of a damaged store hold, and the counts above them do not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) struct Miscount {
+    /// Messages that were not counted.
+    pub messages: usize,
+    /// Bytes that were not counted.
+    pub bytes: u64,
+    /// Bytes that were counted and are not there.
+    pub too_many_bytes: u64,
+}
+
 /// One lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -71,6 +83,16 @@ pub(super) struct Read {
     pub entry: Entry,
     /// `None`: damaged.
     pub found: Option<(u32, Arc<Message>)>,
+}
+
+impl Read {
+    /// How long the message is: its own frame knows that best.
+    pub fn bytes(&self) -> u64 {
+        match &self.found {
+            Some((_, message)) => message.bytes(),
+            None => self.entry.bytes,
+        }
+    }
 }
 
 /// Where to read on.
@@ -306,27 +328,31 @@ impl Lane {
     }
 
     /// Moves the beginning of the gap; without messages in it there is none, and the tail is next.
-    pub fn advance(&mut self, from: u64, messages: usize, bytes: u64) {
+    /// What was found is right where it contradicts what was counted.
+    pub fn advance(&mut self, from: u64, messages: usize, bytes: u64) -> Miscount {
         let Some(gap) = &mut self.gap else {
-            return;
+            return Miscount::default();
+        };
+        let mut miscount = Miscount {
+            messages: messages.saturating_sub(gap.messages),
+            bytes: bytes.saturating_sub(gap.bytes),
+            too_many_bytes: 0,
         };
         gap.from = gap.from.max(from);
-        debug_assert!(
-            gap.messages >= messages,
-            "{messages} were read where {gap:?} waits, up to {from}"
-        );
         gap.messages = gap.messages.saturating_sub(messages);
         gap.bytes = gap.bytes.saturating_sub(bytes);
         if gap.messages == 0 {
+            miscount.too_many_bytes = gap.bytes;
             self.gap = None;
             self.ready.append(&mut self.tail);
         }
         let oldest = self.oldest();
         self.prune(oldest);
+        miscount
     }
 
     /// Gives up what lies in the gap of one segment. `messages` and `bytes` are those that waited.
-    pub fn drop_part(&mut self, part: &Summary, messages: usize, bytes: u64) {
+    pub fn drop_part(&mut self, part: &Summary, messages: usize, bytes: u64) -> Miscount {
         self.dropped.push((part.first_seq, part.last_seq));
         let from = self.gap.as_ref().map_or(0, |gap| gap.from);
         let from = if from >= part.first_seq && from <= part.last_seq {
@@ -336,7 +362,7 @@ impl Lane {
         };
         self.epoch += 1;
         self.is_dirty = true;
-        self.advance(from, messages, bytes);
+        self.advance(from, messages, bytes)
     }
 
     /// Whether a segment's part of the lane is still needed.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::clock::TrustedClock;
 use super::control::priority_at;
-use super::lane::{InFlight, Lane, Request, Waiting};
+use super::lane::{InFlight, Lane, Miscount, Request, Waiting};
 use super::{Bounds, Full, Loss, LossReason, Place, lock};
 use crate::mailbox::{DELIVERY, Mailbox, SPACE};
 use crate::message::{Endpoint, Message, Priority};
@@ -361,6 +361,13 @@ impl State {
             let forgotten = self.lanes.iter_mut().map(Lane::forget).sum();
             self.forgotten(forgotten, cache);
         }
+    }
+
+    /// Corrects the counts by what was found on disk.
+    pub(super) fn recount(&mut self, miscount: Miscount) {
+        self.messages += miscount.messages;
+        self.bytes += miscount.bytes;
+        self.bytes = self.bytes.saturating_sub(miscount.too_many_bytes);
     }
 
     /// Messages of so many bytes are no longer in memory.

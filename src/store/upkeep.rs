@@ -27,7 +27,9 @@ impl State {
         let (mut messages, mut bytes, mut lost) = (0, 0, (0, 0));
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let mut in_run = false;
-        for Read { entry, found } in read {
+        for one in read {
+            let own_bytes = one.bytes();
+            let Read { entry, found } = one;
             let seq = entry.seq;
             if seq >= now.to {
                 break;
@@ -37,15 +39,15 @@ impl State {
                 continue;
             }
             messages += 1;
-            bytes += entry.bytes;
+            bytes += own_bytes;
             let loss = match found {
                 None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
                 Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, seq) => {
                     Loss::of(LossReason::Expired, seq, &message)
                 }
                 Some((expires_s, message)) => {
-                    cache.take(entry.bytes);
-                    self.cached += entry.bytes;
+                    cache.take(own_bytes);
+                    self.cached += own_bytes;
                     self.next_expiry_s = earlier(self.next_expiry_s, expires_s);
                     let waiting = Waiting {
                         seq,
@@ -58,14 +60,14 @@ impl State {
                 }
             };
             losses.push(loss);
-            lost = (lost.0 + 1, lost.1 + entry.bytes);
+            lost = (lost.0 + 1, lost.1 + own_bytes);
             match runs.last_mut().filter(|_| in_run) {
                 Some(run) => run.1 = seq,
                 None => runs.push((seq, seq)),
             }
             in_run = true;
         }
-        lane.advance(next, messages, bytes);
+        let miscount = lane.advance(next, messages, bytes);
         if let Some(gap) = lane.gap.as_ref().filter(|_| is_all) {
             // Counted, and nowhere to be found.
             let rest = (gap.messages, gap.bytes);
@@ -75,15 +77,16 @@ impl State {
                 rest.0,
             ));
             lost = (lost.0 + rest.0, lost.1 + rest.1);
-            lane.advance(next, rest.0, rest.1);
+            let _ = lane.advance(next, rest.0, rest.1);
         }
         for (first, last) in runs {
             lane.all_done(first, last);
         }
         lane.is_dirty |= lost.0 > 0;
+        let woken = !lane.ready.is_empty() || lane.gap.is_none();
+        self.recount(miscount);
         self.messages -= lost.0;
         self.bytes -= lost.1.min(self.bytes);
-        let woken = !lane.ready.is_empty() || lane.gap.is_none();
         (woken && std::mem::take(&mut self.idle))
             .then(|| self.consumer.clone())
             .flatten()
@@ -180,5 +183,68 @@ impl State {
         self.bytes -= bytes;
         self.forgotten(cached, cache);
         messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::index::Entry;
+    use super::super::lane::Gap;
+    use super::*;
+    use crate::identity::Identity;
+    use crate::message::{Message, Origin};
+
+    /// Messages of a queue whose gap was counted as `messages` of `bytes`, and that were found.
+    fn found(messages: usize, bytes: u64, seqs: std::ops::Range<u64>) -> (State, Cache) {
+        let (clock, cache) = (TrustedClock::new(0, 0, 1, None), Cache::default());
+        let mut state = State::default();
+        (state.messages, state.bytes) = (messages, bytes);
+        let from = seqs.start;
+        state.lanes[0].gap = Some(Gap {
+            from,
+            messages,
+            bytes,
+        });
+        state.lanes[0].last_seq = seqs.end - 1;
+        let request = state.lanes[0].request().unwrap();
+        let next = seqs.end;
+        let read = seqs.map(|seq| {
+            let message = Message {
+                origin: Arc::new(Origin::new(Identity::device("d"), None)),
+                bag: Bytes::new(),
+                payload: Bytes::from_static(b"found"),
+                received_ms: 0,
+            };
+            let entry = Entry {
+                seq,
+                offset: 0,
+                bytes: 9,
+            };
+            let found = Some((0, Arc::new(message)));
+            Read { entry, found }
+        });
+        let read = (read.collect(), next, true);
+        state.refill((0, request), read, (&clock, 0), &cache, &mut Vec::new());
+        (state, cache)
+    }
+
+    #[test]
+    fn what_is_found_counts_whatever_was_counted_before() {
+        let consumer = Arc::default();
+        for (messages, bytes) in [(2, 266), (1, 9), (1, 1 << 40), (2, 0)] {
+            let (mut state, cache) = found(messages, bytes, 5..7);
+            assert_eq!((state.messages, state.bytes, state.cached), (2, 266, 266));
+            let mut fetched = Vec::new();
+            let clock = TrustedClock::new(0, 0, 1, None);
+            let out = (&mut fetched, &mut Vec::new());
+            state.fetch(&consumer, (9, 999), (&clock, 0, 9), &cache, out);
+            assert_eq!(fetched.len(), 2);
+            for delivery in fetched {
+                state.acknowledge(delivery.priority, delivery.seq).unwrap();
+            }
+            assert_eq!((state.messages, state.bytes, state.cached), (0, 0, 0));
+        }
     }
 }
