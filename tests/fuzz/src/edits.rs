@@ -2,16 +2,16 @@
 //! that what they changed is looked at.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use arbitrary::Arbitrary;
 use edgehub::store::disk::PAGE_BYTES;
 use edgehub::store::frame::{self, HEADER_BYTES, Header, Kind, LANE_BYTES, Parts};
 use edgehub::store::frame::{read_u16, read_u32, read_u64};
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
-use crate::damage::{Built, Ended, build};
-use crate::memory_disk::MemoryDisk;
-use crate::sim_disk::{Faults, SimDisk};
+use super::damage::{Built, Ended, build};
+use super::memory_disk::MemoryDisk;
+use super::sim_disk::{Faults, SimDisk};
 
 /// The id of every store here; `Rig` gives it.
 pub const STORE_ID: u64 = 7;
@@ -130,7 +130,9 @@ pub struct Base {
 }
 
 /// One that was closed, one that was killed, one that was repacked.
-pub fn bases() -> Vec<Base> {
+pub static BASES: LazyLock<Vec<Base>> = LazyLock::new(bases);
+
+fn bases() -> Vec<Base> {
     let base = |ended| {
         let built = build(1, 64 * 1024, ended);
         let disk = SimDisk::new(1, Faults::default());
@@ -264,6 +266,7 @@ impl<'a> Files<'a> {
         Some(())
     }
 
+    #[allow(clippy::too_many_lines)] // an arm for each kind of edit
     fn apply_checked(&mut self, edit: &Edit) -> Option<()> {
         match edit {
             Edit::Header {
@@ -373,7 +376,7 @@ impl<'a> Files<'a> {
     fn frame(
         &self,
         nth: usize,
-        is_one: impl Fn(&crate::damage::Frame) -> bool,
+        is_one: impl Fn(&super::damage::Frame) -> bool,
     ) -> Option<(String, usize, Header)> {
         let frames = &self.base.built.frames;
         let some: Vec<_> = frames.iter().filter(|frame| is_one(frame)).collect();
@@ -408,7 +411,7 @@ impl<'a> Files<'a> {
         let name = self.base.built.files.get(last.file)?.0.clone();
         let parts = Parts {
             kind: Kind::Control,
-            time_ms: crate::rig::WALL_MS,
+            time_ms: super::rig::WALL_MS,
             lanes: &[],
             topic: b"",
             properties: b"",

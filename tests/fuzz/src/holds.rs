@@ -8,9 +8,9 @@ use bytes::Bytes;
 use edgehub::store::disk::PAGE_BYTES;
 use edgehub::store::frame::{Header, Kind, SYNC_WORD, read_u32};
 
-use crate::edits::{Files, salt, segment_of};
-use crate::memory_disk::MemoryDisk;
-use crate::rig::{ENDPOINTS, LaneKey, Rig, Target, WALL_MS, lane_of, options};
+use super::edits::{Files, salt, segment_of};
+use super::memory_disk::MemoryDisk;
+use super::rig::{ENDPOINTS, LaneKey, Rig, Target, WALL_MS, lane_of, options};
 
 /// Of stores that are opened again; those before may have had others.
 const SEGMENT_BYTES: u64 = 128 * 1024;

@@ -1,11 +1,25 @@
-//! What the fuzz targets share: stores to begin with, edits of their files, and what has to hold
-//! afterwards.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+//! What the fuzz targets do with an input, each in a module of its name; and what they share. The
+//! tests of the hub run the same over the corpus: `tests/fuzz_corpus.rs`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+pub mod bag;
+pub mod broker;
+pub mod config;
+pub mod control;
+pub mod frame;
+pub mod journal;
+pub mod manifest;
+pub mod mqtt;
+pub mod mqtt5;
+pub mod recover;
+pub mod routes;
+pub mod session;
+pub mod state;
+pub mod subscriptions;
 
 pub mod edits;
 pub mod holds;
 pub mod memory_disk;
-pub mod seeds;
 pub mod state_files;
 
 #[path = "../../store/damage.rs"]
@@ -14,3 +28,18 @@ pub mod damage;
 pub mod rig;
 #[path = "../../store/sim_disk.rs"]
 pub mod sim_disk;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// An input made of parts; `None` where there is too little of it.
+pub fn given<'a, T: Arbitrary<'a>>(input: &'a [u8]) -> Option<T> {
+    T::arbitrary_take_rest(Unstructured::new(input)).ok()
+}
+
+/// The fuzz target of this name.
+#[macro_export]
+macro_rules! target {
+    ($name:ident) => {
+        libfuzzer_sys::fuzz_target!(|input: &[u8]| $crate::$name::run(input));
+    };
+}

@@ -3,13 +3,13 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use arbitrary::Arbitrary;
 use edgehub::store::disk::Disk;
 use edgehub::store::frame::{HEADER_BYTES, LANE_BYTES, SYNC_WORD, read_u16, read_u32};
 use edgehub::store::state::format::{self, Chain, Entry};
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
-use crate::edits::STORE_ID;
-use crate::sim_disk::{Faults, SimDisk};
+use super::edits::STORE_ID;
+use super::sim_disk::{Faults, SimDisk};
 
 /// One file of the state.
 #[derive(Debug, Arbitrary)]

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::bag`.
+#![no_main]
+
+edgehub_fuzz::target!(bag);

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::broker`.
+#![no_main]
+
+edgehub_fuzz::target!(broker);

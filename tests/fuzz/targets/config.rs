@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::config`.
+#![no_main]
+
+edgehub_fuzz::target!(config);

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::manifest`.
+#![no_main]
+
+edgehub_fuzz::target!(manifest);

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::routes`.
+#![no_main]
+
+edgehub_fuzz::target!(routes);

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::session`.
+#![no_main]
+
+edgehub_fuzz::target!(session);

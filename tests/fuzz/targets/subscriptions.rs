@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::subscriptions`.
+#![no_main]
+
+edgehub_fuzz::target!(subscriptions);
