@@ -20,7 +20,9 @@ pub mod subscriptions;
 pub mod edits;
 pub mod holds;
 pub mod memory_disk;
+pub mod said;
 pub mod state_files;
+pub mod wire;
 
 #[path = "../../store/damage.rs"]
 pub mod damage;
