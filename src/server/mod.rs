@@ -104,31 +104,20 @@ pub async fn accept(
 }
 
 fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Shared) {
-    let mailbox = Arc::new(Mailbox::default());
-    let max = shared.hub.limits().max_pending_connections;
-    let since = shared.clock.now();
-    let pending = shared.pending.enter(&mailbox, max, since.ms);
     let peer = Peer {
         address,
         certificate: None,
         anonymous: settings.anonymous,
     };
-    let shared = shared.clone();
+    let arrival = Arrival::new(peer, shared.clone());
     if let Err(error) = prepare(&socket) {
         tracing::debug!(%error, "socket options");
     }
     let transport = settings.transport;
     tokio::spawn(async move {
-        if !speaks(&socket, &shared, &mailbox).await {
+        if !speaks(&socket, &arrival.shared, &arrival.mailbox).await {
             return;
         }
-        let arrival = Arrival {
-            shared,
-            peer,
-            mailbox,
-            pending,
-            since,
-        };
         // Boxed: while it waits for the first bytes, a task is small.
         match transport {
             Transport::Tcp => Box::pin(arrival.serve(socket)).await,
@@ -137,6 +126,12 @@ fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Share
             Transport::Wss => Box::pin(arrival.secure(socket, true)).await,
         }
     });
+}
+
+/// Serves a client over a stream that is up, until one side ends it: what becomes of every
+/// connection that a listener accepts.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: Peer, shared: Shared) {
+    Arrival::new(peer, shared).serve(stream).await;
 }
 
 /// A connection on its way to its session.
@@ -150,6 +145,20 @@ struct Arrival {
 }
 
 impl Arrival {
+    fn new(peer: Peer, shared: Shared) -> Self {
+        let mailbox = Arc::new(Mailbox::default());
+        let max = shared.hub.limits().max_pending_connections;
+        let since = shared.clock.now();
+        let pending = shared.pending.enter(&mailbox, max, since.ms);
+        Self {
+            shared,
+            peer,
+            mailbox,
+            pending,
+            since,
+        }
+    }
+
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
         let Shared { hub, clock, .. } = self.shared;
         let (peer, mailbox, pending) = (self.peer, self.mailbox, self.pending);
