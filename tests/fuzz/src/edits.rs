@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use arbitrary::Arbitrary;
 use edgehub::store::disk::PAGE_BYTES;
-use edgehub::store::frame::{self, HEADER_BYTES, Header, Kind, LANE_BYTES, Parts};
+use edgehub::store::frame::{self, COUNT_END, HEADER_BYTES, Header, Kind, LANE_BYTES, Parts};
 use edgehub::store::frame::{read_u16, read_u32, read_u64};
 
 use super::damage::{Built, Ended, build};
@@ -444,6 +444,9 @@ fn is_header(bytes: &[u8], id: u64) -> bool {
         && sealed == page
         && read_u16(page, 8) == Some(1)
         && read_u64(page, 24) == Some(id)
+        && [32, 48]
+            .iter()
+            .all(|at| read_u64(page, *at) < Some(COUNT_END))
 }
 
 fn overwrite(file: &mut [u8], at: usize, bytes: &[u8]) {

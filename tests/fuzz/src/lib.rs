@@ -20,6 +20,8 @@ pub mod subscriptions;
 pub mod edits;
 pub mod holds;
 pub mod memory_disk;
+pub mod pipe;
+pub mod receiver;
 pub mod said;
 pub mod state_files;
 pub mod wire;
@@ -36,6 +38,18 @@ use arbitrary::{Arbitrary, Unstructured};
 /// An input made of parts; `None` where there is too little of it.
 pub fn given<'a, T: Arbitrary<'a>>(input: &'a [u8]) -> Option<T> {
     T::arbitrary_take_rest(Unstructured::new(input)).ok()
+}
+
+/// All the rest of an input as steps, as far as it goes.
+pub fn steps<'a, T: Arbitrary<'a>>(input: &mut Unstructured<'a>, max: usize) -> Vec<T> {
+    let mut steps = Vec::new();
+    while steps.len() < max && !input.is_empty() {
+        match T::arbitrary(input) {
+            Ok(step) => steps.push(step),
+            Err(_) => break,
+        }
+    }
+    steps
 }
 
 /// The fuzz target of this name.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 
+use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use edgehub::mqtt::v5::{self, ReasonCode};
 use edgehub::mqtt::{self, DecodeError, PacketId, QoS};
@@ -54,12 +55,14 @@ struct Model {
 
 /// Runs one input.
 pub fn run(input: &[u8]) {
-    let Some((start, steps)) = super::given::<(Start, Vec<Step>)>(input) else {
+    let mut input = Unstructured::new(input);
+    let Ok(start) = Start::arbitrary(&mut input) else {
         return;
     };
+    let steps: Vec<Step> = super::steps(&mut input, STEPS_MAX);
     let mut model = Model::new();
     let mut is_in = model.connect(&start, None);
-    for step in steps.iter().take(STEPS_MAX) {
+    for step in &steps {
         is_in = match step {
             Step::Lose(start) => {
                 let left = model.park();
