@@ -141,7 +141,7 @@ targets! {
     broker 500
     bag 5000
     routes 2000
-    manifest 500
+    manifest 1500
     config 500
     subscriptions 1000
     frame 5000
