@@ -12,9 +12,18 @@ use super::wire::{self, Answer};
 
 const SLOTS: usize = 3;
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
-const TOPICS: [&str; 5] = ["a", "a/b", "a/b/c", "b", "/"];
+const TOPICS: [&str; 5] = ["a", "a/b", "a/b/cccccccc", "bbbbbbbbb", "/"];
 const FILTERS: [&str; 10] = [
-    "a", "a/b", "a/#", "+/b", "#", "+", "a/+/c", "b/#", "/+", "a/b/c",
+    "a",
+    "a/b",
+    "a/#",
+    "+/b",
+    "#",
+    "+",
+    "a/+/cccccccc",
+    "bbbbbbbbb/#",
+    "/+",
+    "a/b/cccccccc",
 ];
 const STEPS_MAX: usize = 120;
 /// In flight to a client that wants no less.
@@ -35,6 +44,8 @@ enum Step {
         window: u8,
         acknowledges: bool,
         will: Option<(u8, u8, bool)>,
+        /// Topic aliases that it takes.
+        aliases: u8,
     },
     Publish {
         slot: u8,
@@ -87,6 +98,8 @@ struct Client {
     acknowledges: bool,
     will: Option<Message>,
     aliases: BTreeMap<u8, &'static str>,
+    /// What the hub's aliases stand for.
+    outgoing: wire::Aliases,
 }
 
 struct Model {
@@ -171,6 +184,7 @@ impl Model {
             window,
             acknowledges,
             will,
+            aliases,
             ..
         } = step
         else {
@@ -183,13 +197,8 @@ impl Model {
         // In 3.1.1 a session that is not clean is kept, and only that.
         let is_kept = if *is_v5 { *is_kept } else { !*is_clean };
         let narrows = *is_v5 && *window > 0;
-        let mut properties = Vec::new();
-        if is_kept {
-            properties.extend_from_slice(&[0x11, 0xff, 0xff, 0xff, 0xff]);
-        }
-        if narrows {
-            properties.extend_from_slice(&[0x21, 0, *window]);
-        }
+        let aliases_max = aliases % 4;
+        let properties = properties(is_kept, *window, aliases_max);
         let will = will.map(|(topic, qos, retain)| Message {
             payload: self.payload(),
             qos: qos % 3,
@@ -228,6 +237,7 @@ impl Model {
             acknowledges: *acknowledges,
             will,
             aliases: BTreeMap::new(),
+            outgoing: wire::Aliases::new(aliases_max.into()),
         });
         self.connections[slot] = Some(Connection::new(&self.hub, *is_v5));
         self.send(slot, &bytes);
@@ -568,9 +578,10 @@ impl Model {
         while !rest.is_empty() {
             let (answer, length) = wire::answer(rest, connection.is_v5).expect("whole packets");
             rest = &rest[length..];
-            if let Answer::Publish(delivery) = answer {
-                let client = self.clients[slot].as_ref();
+            if let Answer::Publish(mut delivery) = answer {
+                let client = self.clients[slot].as_mut();
                 let client = client.expect("nothing is sent to whoever has gone");
+                client.outgoing.resolve(&mut delivery);
                 self.sessions[client.number].new_messages(&self.retained);
                 let who = (client.number, client.is_v5);
                 self.sessions[client.number].receive(who, &delivery);
@@ -621,6 +632,20 @@ impl Model {
         assert!(session.kept.is_empty(), "not delivered: {:?}", session.kept);
         assert!(session.live.is_empty(), "not delivered: {:?}", session.live);
     }
+}
+
+/// Those of CONNECT in MQTT 5; what is 0 is left out.
+fn properties(is_kept: bool, receive_max: u8, aliases_max: u8) -> Vec<u8> {
+    let mut properties = Vec::new();
+    if is_kept {
+        properties.extend_from_slice(&[0x11, 0xff, 0xff, 0xff, 0xff]);
+    }
+    for (number, value) in [(0x21, receive_max), (0x22, aliases_max)] {
+        if value > 0 {
+            properties.extend_from_slice(&[number, 0, value]);
+        }
+    }
+    properties
 }
 
 fn slot_of(slot: u8) -> usize {

@@ -1,5 +1,7 @@
 //! What a client says and what a session asks of the hub for it, in words that both versions share.
 
+use std::io::IoSlice;
+
 use arbitrary::Arbitrary;
 use edgehub::mqtt::v5::{self, Property};
 use edgehub::mqtt::{self, PacketId};
@@ -17,9 +19,41 @@ pub struct Start {
     pub receive_max: Option<u8>,
     pub packet_max: Option<u16>,
     pub expiry: Option<u32>,
+    /// How many topic aliases the client takes.
+    pub aliases_max: Option<u8>,
+    /// Whether it wants no reasons in words.
+    pub wants_no_reasons: bool,
     pub method: bool,
     /// The hub refuses, after so long.
     pub refused: Option<u8>,
+}
+
+impl Start {
+    /// The properties of CONNECT.
+    pub fn properties(&self) -> Vec<u8> {
+        let mut properties = Vec::new();
+        if let Some(max) = self.packet_max.filter(|max| *max > 0) {
+            properties.push(0x27);
+            properties.extend_from_slice(&u32::from(max).to_be_bytes());
+        }
+        if let Some(max) = self.receive_max.filter(|max| *max > 0) {
+            properties.extend_from_slice(&[0x21, 0, max]);
+        }
+        if let Some(seconds) = self.expiry {
+            properties.push(0x11);
+            properties.extend_from_slice(&seconds.to_be_bytes());
+        }
+        if let Some(max) = self.aliases_max {
+            properties.extend_from_slice(&[0x22, 0, max]);
+        }
+        if self.wants_no_reasons {
+            properties.extend_from_slice(&[0x17, 0]);
+        }
+        if self.method {
+            properties.extend_from_slice(&[0x15, 0, 1, b'm']);
+        }
+        properties
+    }
 }
 
 /// What happens to it, one after the other.
@@ -214,4 +248,33 @@ pub fn asked(event: Result<Event<'_, u32>, Close>, said: &Said) -> (Asked, Optio
         Ok(Event::Disconnect { voids_will }) => Asked::Disconnect { voids_will },
     };
     (asked, None)
+}
+
+/// The topic of a message: with a property bag, or one that may get an alias.
+pub fn topic_of(token: u32) -> (String, &'static str) {
+    match token % 4 {
+        0 => ("t/".to_owned(), "suffix"),
+        1 => ("short".to_owned(), ""),
+        _ => (format!("plant/line/{}", token % 40), ""),
+    }
+}
+
+/// Few packet ids, so that they meet.
+pub fn small(id: u8) -> u16 {
+    1 + u16::from(id % 6)
+}
+
+/// Takes what a session has written.
+pub fn drain(session: &mut Session<u32>) -> Vec<u8> {
+    let mut all = Vec::new();
+    while !session.output().is_empty() {
+        let mut slices = [IoSlice::new(&[]); 3];
+        let filled = session.output().slices(&mut slices);
+        let before = all.len();
+        slices[..filled]
+            .iter()
+            .for_each(|slice| all.extend_from_slice(slice));
+        session.output().advance(all.len() - before);
+    }
+    all
 }

@@ -2,15 +2,14 @@
 //! is let through to the hub, what is answered and when, which packet ids are in use.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::IoSlice;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use edgehub::mqtt::v5::{self, ReasonCode};
 use edgehub::mqtt::{self, DecodeError, PacketId, QoS};
-use edgehub::session::{Close, Event, InFlight, Outgoing, Session, Timing, Welcome};
+use edgehub::session::{Close, Event, InFlight, Outgoing, Session, Timing, Verdict, Welcome};
 
-use super::said::{Asked, Said, Start, Step, asked, feed, said};
+use super::said::{Asked, Said, Start, Step, asked, drain, feed, said, small, topic_of};
 use super::wire::{self, Answer, Delivery};
 
 const STEPS_MAX: usize = 200;
@@ -51,6 +50,9 @@ struct Model {
     released: BTreeSet<u16>,
     unreleased: BTreeSet<u16>,
     aliases: BTreeMap<u16, String>,
+    /// What the hub's aliases stand for.
+    outgoing: wire::Aliases,
+    wants_reasons: bool,
 }
 
 /// Runs one input.
@@ -109,6 +111,8 @@ impl Model {
             released: BTreeSet::new(),
             unreleased: BTreeSet::new(),
             aliases: BTreeMap::new(),
+            outgoing: wire::Aliases::default(),
+            wants_reasons: true,
         }
     }
 
@@ -127,22 +131,10 @@ impl Model {
         let wanted = receive_max.map_or(u16::MAX, u16::from);
         self.window = usize::from(TIMING.window.min(wanted));
         self.keep_alive_ms = u64::from(start.keep_alive) * 1500;
+        self.outgoing.max = start.aliases_max.map_or(0, u16::from);
+        self.wants_reasons = !start.wants_no_reasons;
         self.expiry = start.expiry.filter(|_| start.is_v5).unwrap_or(0);
-        let mut properties = Vec::new();
-        if let Some(max) = packet_max {
-            properties.push(0x27);
-            properties.extend_from_slice(&u32::from(max).to_be_bytes());
-        }
-        if let Some(max) = receive_max {
-            properties.extend_from_slice(&[0x21, 0, max]);
-        }
-        if let Some(seconds) = start.expiry {
-            properties.push(0x11);
-            properties.extend_from_slice(&seconds.to_be_bytes());
-        }
-        if start.method {
-            properties.extend_from_slice(&[0x15, 0, 1, b'm']);
-        }
+        let properties = start.properties();
         let connect = wire::Connect {
             client_id: "c",
             is_clean: start.is_clean,
@@ -545,7 +537,7 @@ impl Model {
                 let version = self.take_next();
                 let codes = (0..filters).map(|at| match at % 3 {
                     0 => Ok(QoS::AtLeastOnce),
-                    1 => Err(ReasonCode::NotAuthorized),
+                    1 => Err(Verdict::because(ReasonCode::NotAuthorized, "no rule")),
                     _ => Ok(QoS::ExactlyOnce),
                 });
                 let codes: Vec<_> = codes.collect();
@@ -604,9 +596,13 @@ impl Model {
             5 => reason = ReasonCode::NoMatchingSubscribers,
             _ => {}
         }
+        let verdict = match how {
+            4 => Verdict::because(reason, "full"),
+            _ => reason.into(),
+        };
         self.session.handle_state(self.durable);
         self.session
-            .acknowledge((wire::qos(qos), packet_id), kept, reason);
+            .acknowledge((wire::qos(qos), packet_id), kept, verdict);
         let byte = if self.is_v5 { reason.to_byte() } else { 0 };
         let answer = match qos {
             1 => Answer::PubAck(id, byte),
@@ -631,10 +627,12 @@ impl Model {
         self.next_token += 1;
         let token = self.next_token;
         let payload = Bytes::from(vec![b'x'; usize::from(bytes) % 8192]);
-        let out = Outgoing::new(b"t/", b"suffix", &payload);
+        let (prefix, suffix) = topic_of(token);
+        let out = Outgoing::new(prefix.as_bytes(), suffix.as_bytes(), &payload);
         let packet_id = if qos == 0 { 0 } else { 2 };
         let properties = usize::from(self.is_v5);
-        let length = 10 + packet_id + properties + payload.len();
+        let topic = 2 + prefix.len() + suffix.len();
+        let length = topic + packet_id + properties + payload.len();
         let header = if length < 128 { 2 } else { 3 };
         let takes = self.session.takes(wire::qos(qos), &out);
         assert_eq!(takes, header + length <= self.packet_max);
@@ -667,8 +665,9 @@ impl Model {
             dup: false,
             qos,
             retain: false,
-            topic: "t/suffix".to_owned(),
+            topic: format!("{prefix}{suffix}"),
             id,
+            alias: None,
             subscriptions: Vec::new(),
             payload: payload.to_vec(),
         };
@@ -683,7 +682,8 @@ impl Model {
             };
             let (id, qos, token) = (flight.packet_id.get(), flight.qos as u8, flight.token);
             let payload = Bytes::from_static(b"again");
-            let out = Outgoing::new(b"t/", b"suffix", &payload);
+            let (prefix, suffix) = topic_of(token);
+            let out = Outgoing::new(prefix.as_bytes(), suffix.as_bytes(), &payload);
             if !self.session.takes(flight.qos, &out) {
                 continue;
             }
@@ -693,8 +693,9 @@ impl Model {
                 dup: true,
                 qos,
                 retain: false,
-                topic: "t/suffix".to_owned(),
+                topic: format!("{prefix}{suffix}"),
                 id,
+                alias: None,
                 subscriptions: Vec::new(),
                 payload: payload.to_vec(),
             }));
@@ -769,30 +770,16 @@ impl Model {
         let mut rest = &bytes[..];
         let mut answers = Vec::new();
         while !rest.is_empty() {
-            let (answer, length) = wire::answer(rest, self.is_v5).expect("whole packets");
+            let (mut answer, length) = wire::answer(rest, self.is_v5).expect("whole packets");
             assert!(length <= self.packet_max, "{answer:?}");
+            if let Answer::Publish(delivery) = &mut answer {
+                self.outgoing.resolve(delivery);
+            } else if self.is_v5 && !self.wants_reasons {
+                assert!(!wire::says_why(&rest[..length]), "{answer:?}");
+            }
             answers.push(answer);
             rest = &rest[length..];
         }
         answers
     }
-}
-
-/// Few packet ids, so that they meet.
-fn small(id: u8) -> u16 {
-    1 + u16::from(id % 6)
-}
-
-fn drain(session: &mut Session<u32>) -> Vec<u8> {
-    let mut all = Vec::new();
-    while !session.output().is_empty() {
-        let mut slices = [IoSlice::new(&[]); 3];
-        let filled = session.output().slices(&mut slices);
-        let before = all.len();
-        slices[..filled]
-            .iter()
-            .for_each(|slice| all.extend_from_slice(slice));
-        session.output().advance(all.len() - before);
-    }
-    all
 }

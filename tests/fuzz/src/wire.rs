@@ -1,5 +1,7 @@
 //! Packets of a client as bytes, and those of the server in words that both versions share.
 
+use std::collections::BTreeMap;
+
 use edgehub::mqtt::v5::{self, Property};
 use edgehub::mqtt::{self, PacketId, QoS, SubAckCode};
 
@@ -29,9 +31,57 @@ pub struct Delivery {
     pub retain: bool,
     pub topic: String,
     pub id: u16,
+    /// The number that stands for the topic, or will.
+    pub alias: Option<u16>,
     /// Subscription identifiers, sorted.
     pub subscriptions: Vec<u32>,
     pub payload: Vec<u8>,
+}
+
+/// The topics that a client's aliases stand for (MQTT 5 §3.3.2.3.4).
+#[derive(Debug, Default)]
+pub struct Aliases {
+    topics: BTreeMap<u16, String>,
+    /// What the client said in CONNECT.
+    pub max: u16,
+}
+
+impl Aliases {
+    pub fn new(max: u16) -> Self {
+        Self {
+            max,
+            ..Self::default()
+        }
+    }
+
+    /// Puts the topic in its place.
+    pub fn resolve(&mut self, delivery: &mut Delivery) {
+        let Some(alias) = delivery.alias.take() else {
+            assert!(!delivery.topic.is_empty(), "{delivery:?}");
+            return;
+        };
+        assert!((1..=self.max).contains(&alias), "{alias} of {}", self.max);
+        if delivery.topic.is_empty() {
+            let known = self.topics.get(&alias);
+            delivery.topic = known.expect("the client was told").clone();
+        } else {
+            self.topics.insert(alias, delivery.topic.clone());
+        }
+    }
+}
+
+/// Whether an acknowledgement of MQTT 5 says why in words, or has user properties.
+pub fn says_why(bytes: &[u8]) -> bool {
+    let decoded = v5::decode_from_server(bytes, PACKET_BYTES_MAX).unwrap();
+    let properties = match decoded.unwrap().0 {
+        v5::FromServer::PubAck(ack)
+        | v5::FromServer::PubRec(ack)
+        | v5::FromServer::PubRel(ack)
+        | v5::FromServer::PubComp(ack) => ack.properties,
+        v5::FromServer::SubAck(answers) | v5::FromServer::UnsubAck(answers) => answers.properties,
+        _ => return false,
+    };
+    !properties.is_empty()
 }
 
 /// Takes the first packet off what the server wrote, with its length.
@@ -59,6 +109,7 @@ fn answer_v311(packet: &mqtt::FromServer<'_>) -> Answer {
             retain: publish.retain,
             topic: publish.topic.to_owned(),
             id: publish.packet_id.map_or(0, PacketId::get),
+            alias: None,
             subscriptions: Vec::new(),
             payload: publish.payload.to_vec(),
         }),
@@ -106,6 +157,7 @@ fn answer_v5(packet: &v5::FromServer<'_>) -> Answer {
                 retain: publish.retain,
                 topic: publish.topic.to_owned(),
                 id: publish.packet_id.map_or(0, PacketId::get),
+                alias: publish.properties.topic_alias().map(Into::into),
                 subscriptions,
                 payload: publish.payload.to_vec(),
             })
