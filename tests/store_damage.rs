@@ -20,6 +20,10 @@ mod rig;
 #[path = "store/sim_disk.rs"]
 mod sim_disk;
 
+use std::io::IoSlice;
+
+use edgehub::store::disk::Disk;
+
 use damage::{Built, Damage, Ended, Total, build};
 use failing::{Fault, Seen};
 use sim_disk::{FaultKind, Faults, SimDisk};
@@ -157,4 +161,35 @@ fn a_long_queue_expires_without_being_read() {
     assert_eq!(expired.reported, expired.messages);
     assert_eq!((expired.waiting, expired.reads), (0, 0));
     assert!(expired.segments_before > 1 && expired.segments_after <= 1);
+}
+
+#[test]
+fn a_segment_that_strayed_in_from_another_store_hides_nothing() {
+    let built = build(4, BYTES, Ended::Closed);
+    let time = (10_000_000, rig::WALL_MS + 10_000_000);
+    let messages = |disk: &SimDisk| {
+        let options = rig::options(Ended::Closed.segment_bytes());
+        let (_, opened) = rig::Rig::open(disk.mount(), options, time).unwrap();
+        opened.messages
+    };
+    let disk = SimDisk::new(1, Faults::default());
+    disk.restore(&built.state);
+    let all = messages(&disk);
+    assert!(all > 0);
+    for is_format_lost in [false, true] {
+        disk.restore(&built.state);
+        let (own, _) = &built.files[*built.segments().first().unwrap()];
+        let mut page = disk.read_file(own)[..PAGE as usize].to_vec();
+        // Another store's id, and the segment's: older than any here.
+        page[16..24].copy_from_slice(&99_u64.to_le_bytes());
+        page[24..32].copy_from_slice(&0_u64.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&page[..12]), &page[16..]);
+        page[12..16].copy_from_slice(&crc.to_le_bytes());
+        let stray = disk.create("seg/0000000000000000.seg").unwrap();
+        stray.write_at(&[IoSlice::new(&page)], 0).unwrap();
+        if is_format_lost {
+            disk.delete("FORMAT");
+        }
+        assert_eq!(messages(&disk), all, "without FORMAT: {is_format_lost}");
+    }
 }

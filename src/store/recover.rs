@@ -126,12 +126,9 @@ pub fn recover(disk: &dyn Disk, repair: bool) -> io::Result<Recovered> {
         next_seq: 1,
         ..Recovered::default()
     };
-    let format_id = format(disk, &mut recovered)?;
+    recovered.store_id = format(disk, &mut recovered)?;
+    recovered.needs_format = recovered.store_id.is_none();
     let mut known = headers(disk, &mut recovered)?;
-    if recovered.store_id.is_none() {
-        recovered.store_id = format_id;
-    }
-    recovered.needs_format = recovered.store_id.is_none() || format_id != recovered.store_id;
     let Some(store_id) = recovered.store_id else {
         let spares = known.iter().filter(|one| one.is_marked);
         recovered.spares = spares.map(|one| (one.id, one.size)).collect();
@@ -233,11 +230,7 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
         };
         let header = match header {
             HeaderPage::Newer(version) => return Err(newer(&segment_path(id), version.into())),
-            HeaderPage::Good(header) if header.id == id => {
-                // Headers are checked, so they are right where `FORMAT` is not.
-                recovered.store_id.get_or_insert(header.store_id);
-                Some(header)
-            }
+            HeaderPage::Good(header) if header.id == id => Some(header),
             HeaderPage::Good(_) | HeaderPage::None => None,
         };
         let marker = read_spare(&page);
@@ -256,6 +249,9 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
             size,
         });
     }
+    if recovered.store_id.is_none() {
+        recovered.store_id = id_of_most(&known);
+    }
     let own = recovered.store_id;
     known.retain(|one| {
         let foreign = one
@@ -268,6 +264,16 @@ fn headers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<Known>>
         !foreign
     });
     Ok(known)
+}
+
+/// The store's id where `FORMAT` does not tell it: the one that most headers have, of several the
+/// oldest one's. A segment may have strayed in from another store.
+fn id_of_most(known: &[Known]) -> Option<u64> {
+    let ids = || known.iter().filter_map(|one| Some(one.header?.store_id));
+    let count = |id: &u64| ids().filter(|other| other == id).count();
+    // Of equal ones `max_by_key` takes the last.
+    let ids: Vec<u64> = ids().collect();
+    ids.into_iter().rev().max_by_key(count)
 }
 
 /// Takes the spares out. One that has an older id than a segment in use should have been used:
