@@ -139,6 +139,7 @@ targets! {
     mqtt5 10000
     session 2000
     broker 500
+    connection 1000
     bag 5000
     routes 2000
     manifest 1500

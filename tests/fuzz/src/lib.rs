@@ -5,6 +5,7 @@
 pub mod bag;
 pub mod broker;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod frame;
 pub mod journal;

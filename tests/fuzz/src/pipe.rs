@@ -3,16 +3,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use edgehub::hub::{Durable, Hub, Peer, Settings};
-use edgehub::identity::Registry;
-use edgehub::identity::rules::{ANONYMOUS, Grant, Operation, Statement};
+use edgehub::identity::rules::{ANONYMOUS, ANY_IDENTITY, Grant, Operation, Statement};
+use edgehub::identity::{ClientCertificate, Entry, Identity, Registry};
 use edgehub::limits::Limits;
+use edgehub::manifest::Manifest;
+use edgehub::message::Priority;
 use edgehub::observe::Metrics;
+use edgehub::routes::{Route, RouteTable};
 use edgehub::server::{Clock, Shared, serve};
 use edgehub::store::journal::Journal;
 use edgehub::store::{Bounds, Store};
@@ -27,6 +31,9 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().build().expect("a runtime")
 });
+
+/// The modules of the registry; the hash of each one's certificate is all of this byte.
+pub const MODULES: [(&str, u8); 2] = [("edge-1/sensor", 1), ("edge-1/filter", 2)];
 
 /// A hub that lets everybody in and has all plain topics free.
 pub fn hub(max_inflight: u16) -> Shared {
@@ -57,9 +64,16 @@ pub fn hub(max_inflight: u16) -> Shared {
         purged_messages: 0,
     };
     let metrics = Metrics::new("hub.example", "edge-1", "1");
-    let hub = Hub::new(settings, Registry::default(), durable, metrics);
+    let mut registry = Registry::default();
+    for (module, byte) in MODULES {
+        let identity = Identity::parse(module).unwrap();
+        let thumbprint = format!("{byte:02x}").repeat(32);
+        let entry = Entry::self_signed(identity, &thumbprint).unwrap();
+        registry.add(entry).unwrap();
+    }
+    let hub = Hub::new(settings, registry, durable, metrics);
     hub.set_authorization(vec![Statement {
-        identities: vec![ANONYMOUS.to_owned()],
+        identities: vec![ANONYMOUS.to_owned(), ANY_IDENTITY.to_owned()],
         allow: vec![Grant {
             operations: vec![Operation::Publish, Operation::Subscribe],
             resources: vec!["#".to_owned()],
@@ -67,6 +81,20 @@ pub fn hub(max_inflight: u16) -> Shared {
         deny: Vec::new(),
     }]);
     Shared::new(Arc::new(hub), clock, Arc::default())
+}
+
+/// Gives a hub these routes.
+pub fn set_routes(hub: &Shared, routes: &[&str]) {
+    let text = r#"{"modulesContent": {"$edgeAgent": {}, "$edgeHub": {"properties.desired": {
+        "schemaVersion": "1.1", "routes": {},
+        "storeAndForwardConfiguration": {"timeToLiveSecs": 7200}}}}}"#;
+    let (manifest, _) = Manifest::parse(text, Path::new("manifest.json"));
+    let compiled = routes.iter().map(|text| {
+        let route = Route::compile(text, text, Priority::DEFAULT, None);
+        Arc::new(route.expect(text))
+    });
+    let table = RouteTable::new(compiled.collect());
+    hub.hub.set_routes(table, &manifest.unwrap(), Vec::new());
 }
 
 /// What is on its way between a client and the hub.
@@ -151,12 +179,27 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// One of a client that shows nothing.
     pub fn new(hub: &Shared, is_v5: bool) -> Self {
+        Self::of(hub, is_v5, None)
+    }
+
+    /// One of a module that shows its certificate: [`MODULES`].
+    pub fn of(hub: &Shared, is_v5: bool, module: Option<(&str, u8)>) -> Self {
         let stream = Stream::default();
         let peer = Peer {
             address: [127, 0, 0, 1].into(),
-            certificate: None,
-            anonymous: true,
+            certificate: module.map(|(id, byte)| ClientCertificate {
+                sha1: [byte; 20],
+                sha256: [byte; 32],
+                common_name: Some(id.to_owned()),
+                is_ca: false,
+                is_for_client_auth: true,
+                not_before: 0,
+                not_after: u64::MAX,
+                ca_trusted: false,
+            }),
+            anonymous: module.is_none(),
         };
         let _inside = RUNTIME.enter();
         let (own, shared) = (stream.clone(), hub.clone());

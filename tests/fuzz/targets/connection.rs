@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::connection`.
+#![no_main]
+
+edgehub_fuzz::target!(connection);
