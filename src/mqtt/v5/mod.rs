@@ -128,6 +128,10 @@ impl Malformed {
             | Self::AuthenticationDataAlone
             | Self::RetainHandlingThree
             | Self::NoLocalShared => ReasonCode::ProtocolError,
+            // A string that has it is malformed, whatever it is for (§1.5.4).
+            Self::TopicName(TopicError::Nul) | Self::TopicFilter(TopicError::Nul) => {
+                ReasonCode::MalformedPacket
+            }
             Self::TopicName(_) => ReasonCode::TopicNameInvalid,
             Self::TopicFilter(_) | Self::ShareName => ReasonCode::TopicFilterInvalid,
             _ => ReasonCode::MalformedPacket,
