@@ -97,6 +97,7 @@ fn give_up(
         || lane.dropped.contains(&seqs)
         || request.from > part.last_seq
         || !lane.pins(part.first_seq, part.last_seq)
+        || (reason == LossReason::Expired && lane.sent.range(seqs.0..=seqs.1).next().is_some())
     {
         return None;
     }

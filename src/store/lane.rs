@@ -11,6 +11,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::clock::TrustedClock;
 use super::control::{ACKED_MAX, Cursor};
 use super::index::{Entry, Summary};
 use crate::message::Message;
@@ -69,6 +70,8 @@ pub(super) struct Lane {
     pub acked: BTreeSet<u64>,
     /// The same for all between a first and a last.
     pub dropped: Vec<(u64, u64)>,
+    /// Put back though the receiver may have them: they do not expire any more.
+    pub sent: BTreeSet<u64>,
     /// The newest message.
     pub last_seq: u64,
     /// Counts up when what a reader may be reading is no longer what follows.
@@ -240,6 +243,7 @@ impl Lane {
         if seq > oldest {
             self.acked.insert(seq);
         }
+        self.sent.remove(&seq);
         self.prune(oldest);
         self.is_dirty = true;
     }
@@ -259,9 +263,28 @@ impl Lane {
         while self.acked.first().is_some_and(|acked| *acked < oldest) {
             self.acked.pop_first();
         }
+        while self.sent.first().is_some_and(|sent| *sent < oldest) {
+            self.sent.pop_first();
+        }
         if !self.dropped.is_empty() {
             self.dropped.retain(|(_, last)| *last >= oldest);
         }
+    }
+
+    /// Remembers messages in flight that must not expire when they are put back.
+    pub fn keep_sent(&mut self, seqs: &[u64]) {
+        let in_flight = seqs.iter().filter(|seq| self.flight_at(**seq).is_some());
+        let in_flight: Vec<u64> = in_flight.copied().collect();
+        self.sent.extend(in_flight);
+    }
+
+    /// Whether a message that waits has expired.
+    pub fn is_expired(
+        &self,
+        (clock, now_ms): (&TrustedClock, u64),
+        (expires_s, seq): (u32, u64),
+    ) -> bool {
+        clock.is_expired(now_ms, expires_s, seq) && !self.sent.contains(&seq)
     }
 
     /// Puts messages in flight back to their places: in memory where they are, else in the gap.

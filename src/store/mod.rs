@@ -385,6 +385,14 @@ impl Store {
         queue.lock().release(priority, seqs, &self.cache);
     }
 
+    /// The same for messages that the receiver may have: they do not expire any more, as long as
+    /// this process runs.
+    pub fn release_sent(&self, queue: &Queue, priority: Priority, seqs: &[u64]) {
+        let mut state = queue.lock();
+        state.keep_sent(priority, seqs);
+        state.release(priority, seqs, &self.cache);
+    }
+
     /// A receiver has gone, or no longer reads from this queue.
     pub fn detach(&self, queue: &Queue, consumer: &Arc<Mailbox>) {
         queue.lock().detach(consumer, &self.cache);

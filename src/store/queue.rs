@@ -262,7 +262,7 @@ impl State {
                 };
                 let bytes = waiting.message.bytes();
                 given_back += bytes;
-                if clock.is_expired(now_ms, waiting.expires_s, waiting.seq) {
+                if lane.is_expired((clock, now_ms), (waiting.expires_s, waiting.seq)) {
                     self.messages -= 1;
                     self.bytes -= bytes;
                     lane.done(waiting.seq);
@@ -303,7 +303,8 @@ impl State {
         let lane = self.lanes.get_mut(priority.index()).ok_or(false)?;
         let found = lane.ready.binary_search_by_key(&seq, |waiting| waiting.seq);
         let found = found.ok();
-        let is_expired = |waiting: &Waiting| clock.is_expired(now_ms, waiting.expires_s, seq);
+        let is_expired =
+            |waiting: &Waiting| lane.is_expired((clock, now_ms), (waiting.expires_s, seq));
         if found
             .and_then(|at| lane.ready.get(at))
             .is_some_and(is_expired)
@@ -330,6 +331,13 @@ impl State {
         self.messages -= 1;
         self.bytes -= bytes;
         Some(bytes)
+    }
+
+    /// Has messages in flight not expire when they are put back.
+    pub fn keep_sent(&mut self, priority: Priority, seqs: &[u64]) {
+        if let Some(lane) = self.lanes.get_mut(priority.index()) {
+            lane.keep_sent(seqs);
+        }
     }
 
     /// Puts messages in flight back to their places.

@@ -42,7 +42,9 @@ impl State {
             bytes += own_bytes;
             let loss = match found {
                 None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
-                Some((expires_s, message)) if clock.is_expired(now_ms, expires_s, seq) => {
+                Some((expires_s, message))
+                    if lane.is_expired((clock, now_ms), (expires_s, seq)) =>
+                {
                     Loss::of(LossReason::Expired, seq, &message)
                 }
                 Some((expires_s, message)) => {
@@ -109,6 +111,9 @@ impl State {
             let lost = losses.len();
             for part in [&mut lane.ready, &mut lane.tail] {
                 part.retain(|waiting| {
+                    if lane.sent.contains(&waiting.seq) {
+                        return true;
+                    }
                     let alive = !clock.is_expired(now_ms, waiting.expires_s, waiting.seq);
                     if alive {
                         next = earlier(next, waiting.expires_s);

@@ -18,6 +18,7 @@ use edgehub::store::{
     Append, Bounds, Copy, Delivery, Full, Loss, LossReason, Place, Queue, QueueStatus, Step, Store,
     wake,
 };
+use ops::Known;
 #[allow(unused_imports)]
 pub use ops::{Done, Op, ops};
 
@@ -32,12 +33,6 @@ const BAG: &[u8] = b"%24.cdid=d";
 pub enum Kind {
     Memory { drop_oldest: bool },
     Disk,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    payload: Bytes,
-    expires_ms: Option<u64>,
 }
 
 impl Known {
@@ -161,7 +156,7 @@ impl Pair {
     }
 
     fn is_expired(&self, known: &Known) -> bool {
-        known.expires_ms.is_some_and(|at| at <= self.wall_ms())
+        !known.is_sent && known.expires_ms.is_some_and(|at| at <= self.wall_ms())
     }
 
     /// Does one operation on both, and compares.
@@ -238,6 +233,7 @@ impl Pair {
         let known = Known {
             payload: Bytes::from(payload),
             expires_ms,
+            is_sent: false,
         };
         let expected = self.expected_refusal(targets, known.bytes());
         let (may_wait, must_wait) = match is_patient {
@@ -534,7 +530,13 @@ impl Pair {
             return;
         };
         let queue = self.queue(lane.0);
-        self.store().release(&queue, priority(lane.1), &[seq, seq]);
+        let (lane_of, seqs) = (priority(lane.1), [seq, seq]);
+        match nth % 2 {
+            0 => self.store().release(&queue, lane_of, &seqs),
+            _ => self.store().release_sent(&queue, lane_of, &seqs),
+        }
+        let in_flight = self.in_flight.get_mut(&lane).unwrap();
+        in_flight.get_mut(&seq).unwrap().is_sent |= nth % 2 == 1;
         self.put_back(lane, seq);
     }
 
@@ -592,6 +594,9 @@ impl Pair {
             return;
         }
         self.store().end(self.now_ms);
+        let all = self.waiting.values_mut().chain(self.in_flight.values_mut());
+        let all = all.flat_map(|lane| lane.values_mut());
+        all.for_each(|known| known.is_sent = false);
         self.queues = vec![None; ENDPOINTS];
         self.store = None;
         for (lane, messages) in std::mem::take(&mut self.in_flight) {

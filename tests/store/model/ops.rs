@@ -1,8 +1,18 @@
 //! What is done to a store and its model, and how often it was done.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::rig::{ENDPOINTS, LANES};
+
+/// A message of the model.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub payload: Bytes,
+    pub expires_ms: Option<u64>,
+    /// Put back as sent: it does not expire before the next restart.
+    pub is_sent: bool,
+}
 
 /// One operation. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
