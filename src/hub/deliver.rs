@@ -7,6 +7,7 @@ use super::client::{Client, Place, Resumed, Sent, Token};
 use super::ledger::packet_id;
 use super::outgoing::{again, outgoing, qos};
 use super::{Hub, Now, lose};
+use crate::message::Endpoint;
 use crate::mqtt::QoS;
 use crate::observe::Delivered;
 use crate::session::{InFlight, Outgoing, Session};
@@ -136,7 +137,7 @@ impl Hub {
     }
 
     /// A message is done with.
-    fn finish(&self, place: &Place) {
+    pub(super) fn finish(&self, place: &Place) {
         self.store_of(&place.queue)
             .acknowledge(&place.queue, place.priority, place.seq);
     }
@@ -225,8 +226,7 @@ impl Hub {
                         let token = token(&place.queue, &delivery);
                         let side = (&client.identity, client.plain.as_ref());
                         let scratch = &mut client.scratch.properties;
-                        let prepared = outgoing((input, message), side, now.ms, scratch);
-                        let out = again(prepared, message);
+                        let out = again((input, message), side, now.ms, scratch);
                         if session.takes(sent_qos, &out) {
                             let in_flight = InFlight {
                                 packet_id,
@@ -267,8 +267,13 @@ impl Hub {
             parked.push_back((flight.packet_id, flight.qos, place));
         }
         for (place, seqs) in by_lane {
-            self.store_of(&place.queue)
-                .release(&place.queue, place.priority, &seqs);
+            let store = self.store_of(&place.queue);
+            if matches!(place.queue.endpoint(), Endpoint::Session { .. }) {
+                // They are sent again, however long that takes (MQTT-4.3.3-7, MQTT-4.4.0-1).
+                store.release_sent(&place.queue, place.priority, &seqs);
+            } else {
+                store.release(&place.queue, place.priority, &seqs);
+            }
         }
         parked
     }

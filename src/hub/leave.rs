@@ -1,5 +1,6 @@
 //! What a connection leaves behind: its will, its session, what was in flight.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::client::{Client, Parked, Token};
@@ -8,10 +9,10 @@ use super::{Hub, Now, Published, brief};
 use crate::identity::Identity;
 use crate::mailbox::{ATTACH, Mailbox};
 use crate::message::Endpoint;
-use crate::mqtt::Publish;
 use crate::mqtt::v5::{Place, Properties};
+use crate::mqtt::{Publish, QoS};
 use crate::observe;
-use crate::session::{Close, Session};
+use crate::session::{Close, InFlight, Session};
 
 /// A will that waits, and whose it is (MQTT 5 §3.1.3.2.2).
 #[derive(Debug)]
@@ -31,7 +32,10 @@ impl Hub {
             self.publish_will(&mut client, now);
         }
         self.end_of_batch(&mut client);
-        let left = session.park();
+        let mut left = session.park();
+        if !client.persistent {
+            self.finish_sent(&mut left.outbound.in_flight);
+        }
         let mut in_flight = self.release(left.outbound.in_flight);
         in_flight.extend(client.resumed.iter().cloned());
         for input in &client.inputs {
@@ -91,6 +95,18 @@ impl Hub {
     pub(super) fn forget_session(&self, identity: &Identity, mailbox: &Arc<Mailbox>) {
         self.journal.record(identity.as_str(), None, mailbox);
         self.journal.record_ledger(identity.as_str(), None, mailbox);
+    }
+
+    /// What was sent with QoS 2 to a session that ends is nobody else's (MQTT-4.8.2-5).
+    fn finish_sent(&self, in_flight: &mut VecDeque<InFlight<Token>>) {
+        in_flight.retain(|flight| match &flight.token {
+            Token::Queued { place, .. } if flight.qos == QoS::ExactlyOnce && place.is_live() => {
+                self.finish(place);
+                self.dropped("not_connected", "unknown", "").increment(1);
+                false
+            }
+            _ => true,
+        });
     }
 
     fn count_leave(&self, client: &Client, close: &Close) {

@@ -105,19 +105,53 @@ pub(super) fn outgoing<'a>(
         return Some((input.qos, out));
     }
     let plain = Plain::parse(&message.bag)?;
-    let is_own = message.origin.sender == *identity;
-    let choice = side?.choose(&plain, is_own);
+    let choice = side?.choose(&plain, message.origin.sender == *identity);
     let qos = choice.qos?.min(qos(plain.qos));
+    Some((
+        qos,
+        plain_outgoing(message, &plain, &choice, now_ms, scratch),
+    ))
+}
+
+/// A message that was sent already goes again, whether a subscription wants it still or not
+/// (MQTT-3.10.4-3).
+pub(super) fn again<'a>(
+    (input, message): (&'a Input, &'a Message),
+    (identity, side): (&Identity, Option<&PlainSide>),
+    now_ms: u64,
+    scratch: &'a mut BytesMut,
+) -> Outgoing<'a> {
+    let plain = Plain::parse(&message.bag).filter(|_| input.is_plain);
+    let Some(plain) = plain else {
+        return Outgoing::new(&input.topic_prefix, &message.bag, &message.payload);
+    };
+    let is_own = message.origin.sender == *identity;
+    let choice = side.map(|side| side.choose(&plain, is_own));
+    plain_outgoing(
+        message,
+        &plain,
+        &choice.unwrap_or_default(),
+        now_ms,
+        scratch,
+    )
+}
+
+fn plain_outgoing<'a>(
+    message: &'a Message,
+    plain: &Plain<'a>,
+    choice: &Choice,
+    now_ms: u64,
+    scratch: &'a mut BytesMut,
+) -> Outgoing<'a> {
     let waited_ms = now_ms.saturating_sub(message.received_ms);
     scratch.clear();
-    let out = Outgoing {
+    Outgoing {
         topic_prefix: plain.topic.as_bytes(),
         topic_suffix: b"",
         payload: &message.payload,
         retain: plain.is_retained || (choice.retain && plain.retain),
         properties: properties(plain.properties, &choice.ids, waited_ms, scratch),
-    };
-    Some((qos, out))
+    }
 }
 
 /// The publisher's properties with what is left of the expiry, and the subscriptions' identifiers
@@ -137,22 +171,6 @@ fn properties<'a>(
     let written = kept.encode_with_expiry(|sent| sent.saturating_sub(waited_s), ids, scratch);
     debug_assert!(written.is_ok(), "{written:?}");
     Properties::parse(scratch, Place::ServerPublish).unwrap_or_default()
-}
-
-/// A message that was sent already goes again, whether a subscription wants it still or not
-/// (MQTT-3.10.4-3).
-pub(super) fn again<'a>(
-    prepared: Option<(QoS, Outgoing<'a>)>,
-    message: &'a Message,
-) -> Outgoing<'a> {
-    let topic = || {
-        let plain = Plain::parse(&message.bag);
-        plain.map_or("", |plain| plain.topic).as_bytes()
-    };
-    match prepared {
-        Some((_, out)) => out,
-        None => Outgoing::new(topic(), b"", &message.payload),
-    }
 }
 
 /// As [`Plain`] has it.
