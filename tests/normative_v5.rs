@@ -145,6 +145,11 @@ const MALFORMED: &[(&str, &str, &str)] = &[
     ("DISCONNECT with a code of servers", "e0 01 8e", "81"),
     ("AUTH where no method was agreed on", "f0 02 18 00", "82"),
     (
+        "AUTH again where no method was agreed on",
+        "f0 02 19 00",
+        "82",
+    ),
+    (
         "a session that is to be kept after all",
         "e0 07 00 05 11 0000000a",
         "82",

@@ -488,6 +488,37 @@ async fn what_expires_while_a_session_is_away() {
     );
 }
 
+/// Neither does a session expire nor is anything sent again while the connection lasts.
+#[tokio::test]
+async fn a_connection_that_is_quiet_for_a_while() {
+    let setup = open();
+    let hub = setup.start();
+    let mut talk = Talk::new(&hub);
+    talk.play(
+        "s > 10 'MQTT' 05 02 0000 05 11 00000001 's'
+        s <~ 20 0000
+        s > 82 0001 00 'quiet' 02
+        s < 90 0001 00 02
+        p = 5
+        p > 32 'quiet' 0001 00 =1 & 34 'quiet' 0002 00 =2
+        p < 40 0001
+        p < 50 0002
+        s < 32 'quiet' ?one 00 =1
+        s < 34 'quiet' ?two 00 =2",
+    )
+    .await;
+    pass(&hub, 3100);
+    talk.play(
+        "s > c0
+        s < d0
+        s > 50 ?two
+        s < 62 ?two
+        p > 30 'quiet' 00 =3
+        s < 30 'quiet' 00 =3",
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn messages_keep_their_order_on_a_topic() {
     const COUNT: u8 = 60;

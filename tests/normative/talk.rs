@@ -69,11 +69,6 @@ impl Talk {
         }
     }
 
-    /// The next packet of a client; nothing where its connection has ended.
-    pub async fn receive(&mut self, name: &str) -> Vec<u8> {
-        self.clients.get_mut(name).unwrap().receive().await
-    }
-
     async fn step(&mut self, name: &str, what: &str, rest: &str, line: &str) {
         if what == "." {
             self.clients.remove(name).unwrap();
