@@ -286,9 +286,16 @@ async fn connack_says_no_more_than_it_has_to() {
     let setup = open();
     let hub = setup.start();
     let mut talk = Talk::new(&hub);
-    for properties in ["00", "02 19 00", "02 19 01", "04 17 00 19 01"] {
+    let ids = [
+        "a",
+        "0123456789abcdefghijklm",
+        "nopqrstuvwxyzABCDEFGHIJ",
+        "KLMNOPQRSTUVWXYZ",
+    ];
+    let asked = ["00", "02 19 00", "02 19 01", "04 17 00 19 01"];
+    for (id, properties) in ids.into_iter().zip(asked) {
         let lines = format!(
-            "a > 10 'MQTT' 05 02 003c {properties} 'a'
+            "a > 10 'MQTT' 05 02 003c {properties} '{id}'
             a < 20 0000 08 27 0010ffff 22 000a
             a > e0
             a |"
@@ -372,10 +379,12 @@ async fn wills() {
         "s = 5
         s > 82 0001 00 'gone/#' 02
         s < 90 0001 00 02
-        w > 10 'MQTT' 05 0e 003c 00 'w' 17 01 01 26 'b' '1' 26 'a' '2' 26 'b' '3' 'gone/one' 'lost'
+        w > 10 'MQTT' 05 0e 003c 00 'w' 23 01 01 03 't' 08 'r' 09 0001 ff \
+        26 'b' '1' 26 'a' '2' 26 'b' '3' 'gone/one' 'lost'
         w <~ 20 0000
         w .
-        s < 32 'gone/one' 0001 17 01 01 26 'b' '1' 26 'a' '2' 26 'b' '3' =lost
+        s < 32 'gone/one' 0001 23 01 01 03 't' 08 'r' 09 0001 ff \
+        26 'b' '1' 26 'a' '2' 26 'b' '3' =lost
         s > 40 0001
         w = 5
         w .",

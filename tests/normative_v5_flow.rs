@@ -9,10 +9,10 @@ mod talk;
 use std::time::Instant;
 
 use edgehub::mqtt::QoS;
-use edgehub::mqtt::v5::{Property, ReasonCode};
+use edgehub::mqtt::v5::Property;
 
-use common::Hub;
 use common::five::{Five, Got};
+use common::{End, Hub};
 use talk::{Talk, open};
 
 /// CONNECT of a client `k` whose session is kept for as long as the hub runs.
@@ -395,6 +395,12 @@ async fn subscriptions() {
         s > a2 0006 00 'm/3'
         s < b0 0006 00 11
         p > 30 'm/1' 00 =no & 30 'm/4' 00 =no & 30 'm/2' 00 =yes
+        s < 30 'm/2' 00 =yes
+        s > 82 0007 00 '$share/g/m/9' 00
+        s < 90 0007 00 00
+        s > a2 0008 00 'm/9' '$share/h/m/9' '$share/g/m/9'
+        s < b0 0008 00 11 11 00
+        p > 30 'm/9' 00 =no & 30 'm/2' 00 =yes
         s < 30 'm/2' 00 =yes",
     )
     .await;
@@ -453,39 +459,94 @@ async fn what_was_sent_is_completed_after_unsubscribe() {
     talk.play(&lines).await;
 }
 
-#[tokio::test]
-async fn what_expires_while_a_session_is_away() {
-    let setup = open();
-    let hub = setup.start();
-    let kept = [Property::SessionExpiry(u32::MAX)];
-    let (mut away, _) = Five::anonymous(&hub, "away", false, &kept).await;
-    away.subscribe("a").await;
-    drop(away);
-    connected(&hub, 0);
-    let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
-    for (seconds, payload) in [(1, b"short"), (100, b"along")] {
-        let expiry = [Property::MessageExpiry(seconds)];
-        let told = sender.publish("a", payload, &expiry).await;
-        assert_eq!(told, ReasonCode::Success);
-    }
-    pass(&hub, 2100);
-    let (mut away, _) = Five::anonymous(&hub, "away", false, &kept).await;
-    let got = away.receive().await;
-    let Got::Publish {
-        payload,
-        properties,
-        ..
-    } = got
-    else {
+/// The seconds that a message says are left to it.
+fn left(got: &Got) -> u32 {
+    let Got::Publish { properties, .. } = got else {
         panic!("{got:?}");
     };
-    assert_eq!(payload, b"along");
     let left = properties[0].strip_prefix("MessageExpiry(").unwrap();
-    let left: u32 = left.strip_suffix(')').unwrap().parse().unwrap();
-    assert!(
-        (50..=98).contains(&left),
-        "{left} of 100 s, two of which passed"
-    );
+    left.strip_suffix(')').unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_expires_while_a_session_is_away() {
+    for end in [None, Some(End::Clean), Some(End::Killed)] {
+        let setup = open();
+        let mut hub = setup.start();
+        let kept = [Property::SessionExpiry(u32::MAX)];
+        let (mut away, _) = Five::anonymous(&hub, "away", false, &kept).await;
+        let number = [Property::SubscriptionId(7.try_into().unwrap())];
+        // With No Local and Retain As Published.
+        away.subscribe_as("a", 0b1101, &number).await;
+        drop(away);
+        connected(&hub, 0);
+        let began = Instant::now();
+        let (mut sender, _) = Five::anonymous(&hub, "sender", true, &[]).await;
+        for (seconds, payload) in [(1, b"short"), (100, b"along")] {
+            let expiry = [Property::MessageExpiry(seconds)];
+            let retained = (QoS::AtLeastOnce, true, false);
+            sender.publish_as("a", retained, payload, &expiry).await;
+            assert!(matches!(sender.receive().await, Got::PubAck(..)));
+        }
+        if let Some(end) = end {
+            hub.end(end);
+            hub = setup.start();
+        }
+        pass(&hub, 2100);
+        let (mut away, _) = Five::anonymous(&hub, "away", false, &kept).await;
+        let got = away.receive().await;
+        let (mut late, _) = Five::anonymous(&hub, "late", true, &[]).await;
+        late.subscribe("a").await;
+        let retained = late.receive().await;
+        let passed = u32::try_from(began.elapsed().as_secs()).unwrap();
+        for (got, numbers) in [(&got, &["SubscriptionId(7)"][..]), (&retained, &[])] {
+            let left = left(got);
+            let due = 98 - passed..=98;
+            assert!(due.contains(&left), "{left} of 100 s, {passed} passed");
+            let Got::Publish {
+                payload,
+                retain: true,
+                properties,
+                ..
+            } = got
+            else {
+                panic!("{got:?}");
+            };
+            assert_eq!(payload, b"along");
+            assert_eq!(properties[1..], *numbers);
+        }
+    }
+}
+
+/// A message has its properties for those who know them.
+#[tokio::test]
+async fn versions_meet() {
+    let setup = open();
+    let hub = setup.start();
+    let mut talk = Talk::new(&hub);
+    talk.play(
+        "s = 4
+        s > 82 0001 'v/#' 02
+        s < 90 0001 02
+        t = 5
+        t > 82 0001 00 'v/#' 02
+        t < 90 0001 00 02
+        p = 5
+        p > 33 'v/5' 0001 07 26 'k' 'v' =5
+        p < 40 0001
+        s < 32 'v/5' 0001 =5
+        t < 32 'v/5' 0001 07 26 'k' 'v' =5
+        q = 4
+        q > 33 'v/4' 0001 =4
+        q < 40 0001
+        s < 32 'v/4' 0002 =4
+        t < 32 'v/4' 0002 00 =4
+        u = 4
+        u > 82 0001 'v/5' 00 'v/4' 00
+        u < 90 0001 00 00
+        u <& 31 'v/5' =5 & 31 'v/4' =4",
+    )
+    .await;
 }
 
 /// Neither does a session expire nor is anything sent again while the connection lasts.
