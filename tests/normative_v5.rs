@@ -168,7 +168,7 @@ async fn malformed_packets_are_told_so_and_close() {
             a > c0
             a < d0
             a >~ {bytes}
-            a < e0 {reason}
+            a <~ e0 {reason}
             a |"
         );
         talk.play(&lines).await;
@@ -313,10 +313,10 @@ async fn who_is_refused() {
     // What follows a refused CONNECT is not read.
     let lines = format!(
         "a > 10 'MQTT' 05 02 003c 00 '{long}' & 31 'refused' 00 =no
-        a < 20 0085 00
+        a <~ 20 0085
         a |
         a > 10 'MQTT' 05 02 003c 06 15 'SCR' 'a' & 31 'refused' 00 =no
-        a < 20 008c 00
+        a <~ 20 008c
         a |
         s = 5
         s > 82 0001 00 'refused' 00
@@ -329,7 +329,7 @@ async fn who_is_refused() {
     talk.play(
         "a = 5
         a > 10 'MQTT' 05 02 003c 00 'a'
-        a < e0 82
+        a <~ e0 82
         a |",
     )
     .await;
@@ -434,7 +434,7 @@ async fn one_and_a_half_keep_alives_without_a_packet() {
     talk.play(
         "w > 10 'MQTT' 05 06 0001 00 'w' 00 'late' 'x'
         w <~ 20 0000
-        w < e0 8d
+        w <~ e0 8d
         w |
         s < 30 'late' 00 =x",
     )
@@ -442,4 +442,42 @@ async fn one_and_a_half_keep_alives_without_a_packet() {
     let took = started.elapsed();
     let due = Duration::from_millis(1450)..Duration::from_secs(5);
     assert!(due.contains(&took), "closed after {took:?}");
+}
+
+/// With packets of at most so few bytes there is no room for reasons in words.
+#[tokio::test]
+async fn reasons_in_words_only_where_they_fit() {
+    let setup = open();
+    let hub = setup.start();
+    let mut talk = Talk::new(&hub);
+    let long = "x".repeat(300);
+    let lines = format!(
+        "a > 10 'MQTT' 05 02 003c 05 27 00000008 '{long}'
+        a < 20 0085 00
+        a |
+        a > 10 'MQTT' 05 02 003c 05 27 00000008 'a'
+        a < 20 0000 00
+        a > 32 'forbidden/x' 0001 00
+        a < 40 0001 87
+        a > 34 'forbidden/x' 0002 00
+        a < 50 0002 87
+        a > 82 0003 00 'forbidden/x' 00
+        a < 90 0003 00 87
+        a > a2 0004 00 'never'
+        a < b0 0004 00 11
+        a > f0 18 00
+        a < e0 82
+        a |"
+    );
+    talk.play(&lines).await;
+    // Who wants no problem information is told none but at the end.
+    talk.play(
+        "b = 5
+        b > 32 'forbidden/x' 0001 00 & 34 'forbidden/x' 0002 00
+        b < 40 0001 87
+        b < 50 0002 87
+        b > 82 0003 00 'forbidden/x' 00
+        b < 90 0003 00 87",
+    )
+    .await;
 }

@@ -135,10 +135,9 @@ async fn aliases_belong_to_a_connection() {
     let setup = open();
     let hub = setup.start();
     let mut talk = Talk::new(&hub);
-    // The receiver would take aliases; it gets none over what it takes, as it gets none.
+    // Those of the client are its own; who takes none gets none.
     talk.play(
-        "s > 10 'MQTT' 05 02 003c 03 22 0005 's'
-        s <~ 20 0000
+        "s = 5
         s > 82 0001 00 'alias/#' 00
         s < 90 0001 00 00
         p = 5",
@@ -162,10 +161,28 @@ async fn aliases_belong_to_a_connection() {
         "p .
         p = 5
         p > 30 '' 03 23 0001 =short
-        p < e0 82
+        p <~ e0 82
         p |",
     )
     .await;
+    // Those of the hub are no more than the client takes.
+    for _ in 0..2 {
+        talk.play(
+            "t > 10 'MQTT' 05 02 003c 03 22 0002 't'
+            t <~ 20 0000
+            t > 82 0001 00 'topics/#' 00
+            t < 90 0001 00 00
+            p = 5
+            p > 30 'topics/1' 00 & 30 'topics/1' 00 & 30 'topics/2' 00 & 30 'topics/3' 00
+            t < 30 'topics/1' 03 23 0001
+            t < 30 '' 03 23 0001
+            t < 30 'topics/2' 03 23 0002
+            t < 30 'topics/3' 03 23 0001
+            t .
+            p .",
+        )
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 //!
 //! | line | what happens |
 //! |---|---|
-//! | `a = 4`, `a = 5` | it connects in this version, as client `a`, clean |
+//! | `a = 4`, `a = 5` | it connects in this version, clean, as `a`, without reasons in words |
 //! | `a > 82 0001 'x' 01 & c0` | it sends packets, in one write |
 //! | `a >~ c0 80 00` | it sends bytes as they are |
 //! | `a < 90 0001 01` | it gets just this packet |
@@ -82,7 +82,7 @@ impl Talk {
         let peer = clients.get_mut(name).unwrap();
         match what {
             "=" => {
-                let properties = if rest == "5" { "00" } else { "" };
+                let properties = if rest == "5" { "02 17 00" } else { "" };
                 let connect = format!("10 'MQTT' 0{rest} 02 003c {properties} '{name}'");
                 peer.send(&packet(&connect, ids, &[])).await;
                 let connack = peer.receive().await;
