@@ -29,12 +29,12 @@ fn main() {
     let few = Setup::new("{}", &["a", "b"]);
     let ready_ms = start_ms(&few);
     let hub = few.start();
-    let idle = resident(&hub);
+    let idle = hub.resident_mib();
     drop(hub);
     let route = r#"{"r":"FROM /messages/* INTO BrokeredEndpoint(\"/modules/m0/inputs/in\")"}"#;
     let many = Setup::new(route, &modules);
     let hub = many.start();
-    let before = resident(&hub);
+    let before = hub.resident_mib();
     let connected = connected(&hub, &modules);
     println!("binary                              {binary:>7.2} MiB   (under 15)");
     println!("start to ready, median of {STARTS}        {ready_ms:>7.2} ms    (under 50)");
@@ -75,16 +75,6 @@ fn connected(hub: &Hub, modules: &[&str]) -> f64 {
             client.subscribe(&inputs(module)).await.unwrap();
             clients.push(client);
         }
-        resident(hub)
+        hub.resident_mib()
     })
-}
-
-fn resident(hub: &Hub) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", hub.child.id())).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024.0
 }

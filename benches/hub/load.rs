@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::cpu_time;
 use bytes::{Buf, BytesMut};
 use edgehub::client::Hello;
 use edgehub::mqtt::{
@@ -221,17 +222,6 @@ fn wait(publisher: &Connection, subscriber: &Connection) {
         tv_nsec: 0,
     };
     let _ = poll(&mut fds, Some(&second));
-}
-
-/// CPU time of all threads of a process.
-fn cpu_time(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    tasks
-        .filter_map(|task| {
-            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
-        })
-        .sum()
 }
 
 /// Keeps another process, with all its threads, on one core.

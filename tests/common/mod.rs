@@ -226,6 +226,14 @@ impl Hub {
         }
     }
 
+    /// Resident memory, in MiB.
+    pub fn resident_mib(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.unwrap().split_whitespace().nth(1).unwrap();
+        kib.parse::<f64>().unwrap() / 1024.0
+    }
+
     /// `GET path` of the metrics listener: code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.address("http")).unwrap();
@@ -313,6 +321,17 @@ impl Drop for Hub {
             eprintln!("--- hub log ---\n{}", self.log_text());
         }
     }
+}
+
+/// Time on a core of all threads of a process so far.
+pub fn cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
+        })
+        .sum()
 }
 
 pub fn unix_now() -> u64 {
