@@ -51,12 +51,11 @@ impl State {
                     cache.take(own_bytes);
                     self.cached += own_bytes;
                     self.next_expiry_s = earlier(self.next_expiry_s, expires_s);
-                    let waiting = Waiting {
+                    lane.ready.push_back(Waiting {
                         seq,
                         expires_s,
                         message,
-                    };
-                    lane.ready.push_back(waiting);
+                    });
                     in_run = false;
                     continue;
                 }
@@ -73,11 +72,8 @@ impl State {
         if let Some(gap) = lane.gap.as_ref().filter(|_| is_all) {
             // Counted, and nowhere to be found.
             let rest = (gap.messages, gap.bytes);
-            losses.push(Loss::unread(
-                LossReason::Damaged,
-                (request.from, next),
-                rest.0,
-            ));
+            let seqs = (request.from, next);
+            losses.push(Loss::unread(LossReason::Damaged, seqs, rest.0));
             lost = (lost.0 + rest.0, lost.1 + rest.1);
             let _ = lane.advance(next, rest.0, rest.1);
         }
