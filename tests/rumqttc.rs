@@ -50,7 +50,7 @@ fn way(setup: &Setup, hub: &Hub, transport: &str) -> (String, u16, Transport) {
 /// The retained message, and all others in the order of each QoS.
 fn check(mut arrived: Vec<Arrived>, what: &str) {
     let is_retained = |one: &Arrived| one.0 == "in/retained";
-    let at = arrived.iter().position(is_retained).expect(what);
+    let at = arrived.iter().position(is_retained).unwrap();
     let retained = arrived.remove(at);
     assert_eq!(
         retained,
