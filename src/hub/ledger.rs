@@ -29,15 +29,33 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what was kept; messages after `kept_seq` are not in the log, so they were not taken.
+    /// Reads what was kept; messages after `kept_seq` are not in the log: they were not taken, and
+    /// others will have their seqs.
     pub fn read(value: &Bytes, kept_seq: u64) -> Option<Self> {
         let mut ledger: Self = serde_json::from_slice(value).ok()?;
         ledger.taken.retain(|_, seq| *seq <= kept_seq);
+        let released = ledger.released.values_mut();
+        released
+            .filter(|seq| **seq > kept_seq)
+            .for_each(|seq| *seq = 0);
+        ledger.floor = ledger.floor.min(kept_seq);
+        ledger.acked.retain(|seq| *seq <= kept_seq);
         Some(ledger)
     }
 
+    /// Takes over how far the queue is. Of that the log knows less after a crash than this did.
+    fn advance(&mut self, floor: u64, acked: Vec<u64>) {
+        self.floor = self.floor.max(floor);
+        self.acked.extend(acked);
+        self.acked.sort_unstable();
+        self.acked.dedup();
+        let floor = self.floor;
+        self.acked.retain(|seq| *seq > floor);
+    }
+
     fn write(&self) -> Option<Bytes> {
-        let is_empty = self.taken.is_empty() && self.released.is_empty() && self.floor == 0;
+        let is_done = self.floor == 0 && self.acked.is_empty();
+        let is_empty = self.taken.is_empty() && self.released.is_empty() && is_done;
         let json = serde_json::to_vec(self).ok().filter(|_| !is_empty);
         json.map(Bytes::from)
     }
@@ -129,7 +147,9 @@ impl Hub {
 
     /// The client is done with a message of QoS 2.
     pub fn completed(&self, client: &mut Client, packet_id: PacketId) {
-        if client.ledger.released.remove(&packet_id.get()).is_some() {
+        if let Some(seq) = client.ledger.released.remove(&packet_id.get()) {
+            // After a crash the queue may not know it.
+            client.ledger.advance(0, vec![seq]);
             self.keep_ledger(client);
         }
     }
@@ -145,9 +165,46 @@ impl Hub {
             .and_then(|side| side.subscriber.kept.as_ref());
         if let Some(queue) = kept {
             let (floor, acked) = self.store.cursor(queue, Priority::DEFAULT);
-            (client.ledger.floor, client.ledger.acked) = (floor, acked);
+            client.ledger.advance(floor, acked);
         }
         let (id, value) = (client.identity.as_str(), client.ledger.write());
         self.journal.record_ledger(id, value, &client.mailbox)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(released: &[(u16, u64)], floor: u64, acked: &[u64]) -> Ledger {
+        Ledger {
+            released: released.iter().copied().collect(),
+            floor,
+            acked: acked.to_vec(),
+            ..Ledger::default()
+        }
+    }
+
+    #[test]
+    fn what_was_done_with_stays_so_where_the_log_knows_less() {
+        let mut ledger = ledger(&[], 4, &[7]);
+        // The queue of a hub that was killed begins with all of it.
+        ledger.advance(0, vec![]);
+        ledger.advance(0, vec![6]);
+        let has = |ledger: &Ledger| (1..=8).filter(|seq| ledger.has(*seq)).collect::<Vec<_>>();
+        assert_eq!(has(&ledger), [1, 2, 3, 4, 6, 7]);
+        ledger.advance(6, vec![8]);
+        assert_eq!((ledger.floor, &*ledger.acked), (6, &[7, 8][..]));
+        assert_eq!(has(&ledger), [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn what_the_log_lost_is_another_message() {
+        let kept = ledger(&[(2, 1), (9, 8)], 6, &[7, 8]).write();
+        let read = Ledger::read(&kept.unwrap_or_default(), 5).unwrap_or_default();
+        assert_eq!(read, ledger(&[(2, 1), (9, 0)], 5, &[]));
+        // The client waits for both releases all the same.
+        assert_eq!(read.released().len(), 2);
+        assert!(!read.has(8) && read.has(1));
     }
 }
