@@ -15,7 +15,7 @@ impl State {
         &mut self,
         (index, request): (usize, Request),
         (read, next, is_all): (Vec<Read>, u64, bool),
-        (clock, now_ms): (&TrustedClock, u64),
+        time: (&TrustedClock, u64),
         cache: &Cache,
         losses: &mut Vec<Loss>,
     ) -> Option<Arc<Mailbox>> {
@@ -42,9 +42,7 @@ impl State {
             bytes += own_bytes;
             let loss = match found {
                 None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
-                Some((expires_s, message))
-                    if lane.is_expired((clock, now_ms), (expires_s, seq)) =>
-                {
+                Some((expires_s, message)) if lane.is_expired(time, (expires_s, seq)) => {
                     Loss::of(LossReason::Expired, seq, &message)
                 }
                 Some((expires_s, message)) => {
