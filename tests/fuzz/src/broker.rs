@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use arbitrary::{Arbitrary, Unstructured};
-use edgehub::server::Shared;
+use edgehub::server;
+
+use edgehub::topic::matches;
 
 use super::pipe::{self, Connection, settle};
-use super::receiver::{Message, Session, Subscription, choose};
+use super::receiver::{Message, Session, Shared, Subscription, choose, shared};
 use super::wire::{self, Answer};
 
 const SLOTS: usize = 3;
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
 const TOPICS: [&str; 5] = ["a", "a/b", "a/b/cccccccc", "bbbbbbbbb", "/"];
-const FILTERS: [&str; 10] = [
+/// The shared ones have a QoS of their own.
+const FILTERS: [&str; 12] = [
     "a",
     "a/b",
     "a/#",
@@ -24,6 +27,8 @@ const FILTERS: [&str; 10] = [
     "bbbbbbbbb/#",
     "/+",
     "a/b/cccccccc",
+    "$share/g/a/#",
+    "$share/h/+",
 ];
 const STEPS_MAX: usize = 120;
 /// In flight to a client that wants no less.
@@ -103,13 +108,15 @@ struct Client {
 }
 
 struct Model {
-    hub: Shared,
+    hub: server::Shared,
     connections: [Option<Connection>; SLOTS],
     clients: [Option<Client>; SLOTS],
     /// What the hub has to answer on each connection, in this order.
     expected: [VecDeque<Answer>; SLOTS],
     sessions: [Session; CLIENTS.len()],
     retained: BTreeMap<&'static str, Message>,
+    /// What one of several has to get.
+    pool: Vec<Shared>,
     published: u32,
 }
 
@@ -123,6 +130,7 @@ pub fn run(input: &[u8]) {
         expected: Default::default(),
         sessions: Default::default(),
         retained: BTreeMap::new(),
+        pool: Vec::new(),
         published: 0,
     };
     for step in &steps {
@@ -222,6 +230,7 @@ impl Model {
         let present = session.exists && !is_clean;
         if !present {
             *session = Session::default();
+            loosen(&mut self.pool, number, None);
         }
         session.exists = true;
         let expected = &mut self.expected[slot];
@@ -260,13 +269,23 @@ impl Model {
 
     /// A connection ends: its will goes out, and what is kept of its session stays.
     fn leave(&mut self, slot: usize, publishes_will: bool) {
+        // The client itself is there until its will has gone out.
+        let will = self.clients[slot]
+            .as_mut()
+            .and_then(|client| client.will.take());
+        if let Some(will) = will.filter(|_| publishes_will) {
+            self.spread(&will);
+        }
         let Some(client) = self.clients[slot].take() else {
             return;
         };
-        if let Some(will) = client.will.filter(|_| publishes_will) {
-            self.spread(&will);
-        }
         let session = &mut self.sessions[client.number];
+        if !client.is_kept || session.keeps != Some(true) {
+            loosen(&mut self.pool, client.number, None);
+        }
+        for one in &mut self.pool {
+            one.is_loose |= one.message.qos == 0 && one.could.contains(&client.number);
+        }
         if !client.is_kept {
             *session = Session::default();
             return;
@@ -298,6 +317,42 @@ impl Model {
                 .flatten()
                 .any(|one| one.number == number);
             session.queue(message.clone(), choice.qos, is_connected);
+        }
+        receivers + self.share(message)
+    }
+
+    /// One of those who share a subscription gets it, somebody with a connection first.
+    fn share(&mut self, message: &Message) -> usize {
+        let mut receivers = 0;
+        for filter in FILTERS {
+            if !shared(filter).is_some_and(|inner| matches(inner, message.topic)) {
+                continue;
+            }
+            let all = self.sessions.iter().enumerate();
+            let members = all.filter(|(_, one)| one.subscriptions.contains_key(filter));
+            let members: Vec<_> = members.collect();
+            receivers += usize::from(!members.is_empty());
+            let is_connected = |number: usize| {
+                let mut clients = self.clients.iter().flatten();
+                clients.any(|one| one.number == number)
+            };
+            let numbers = members.iter().map(|(number, _)| *number);
+            let mut could: Vec<usize> = numbers.filter(|one| is_connected(*one)).collect();
+            if could.is_empty() && message.qos > 0 {
+                let keepers = members.iter().filter(|(_, one)| one.keeps == Some(true));
+                could = keepers.map(|(number, _)| *number).collect();
+            }
+            if !could.is_empty() {
+                let message = Message {
+                    filter: Some(filter),
+                    ..message.clone()
+                };
+                self.pool.push(Shared {
+                    message,
+                    could,
+                    is_loose: false,
+                });
+            }
         }
         receivers
     }
@@ -382,6 +437,9 @@ impl Model {
             if options >> 4 == 3 {
                 options &= 0xf;
             }
+            if shared(filter).is_some() {
+                options = (1 + u8::from(filter == "$share/h/+")) | (options & 8);
+            }
             asked.push((filter, options));
             let subscription = Subscription {
                 qos: options & 3,
@@ -391,7 +449,8 @@ impl Model {
             };
             session.keeps.get_or_insert(client.is_kept);
             let old = session.subscriptions.insert(filter, subscription);
-            if options >> 4 == 0 || (options >> 4 == 1 && old.is_none()) {
+            let brings = options >> 4 == 0 || (options >> 4 == 1 && old.is_none());
+            if brings && shared(filter).is_none() {
                 session.new.retain(|(one, _)| *one != filter);
                 session.new.push_back((filter, options & 3));
             }
@@ -421,6 +480,7 @@ impl Model {
         let session = &mut self.sessions[client.number];
         let codes = filters.iter().map(|filter| {
             let existed = session.subscriptions.remove(filter).is_some();
+            loosen(&mut self.pool, client.number, Some(filter));
             if existed { 0 } else { 0x11 }
         });
         let codes: Vec<u8> = codes.collect();
@@ -552,6 +612,7 @@ impl Model {
             for slot in 0..SLOTS {
                 self.check(slot);
             }
+            self.check_shared();
             let open = (0..SLOTS).filter(|slot| {
                 let client = self.clients[*slot].as_ref();
                 client.is_some_and(|client| {
@@ -584,7 +645,7 @@ impl Model {
                 client.outgoing.resolve(&mut delivery);
                 self.sessions[client.number].new_messages(&self.retained);
                 let who = (client.number, client.is_v5);
-                self.sessions[client.number].receive(who, &delivery);
+                self.sessions[client.number].receive(who, &delivery, &mut self.pool);
                 continue;
             }
             let expected = self.expected[slot].pop_front();
@@ -597,6 +658,20 @@ impl Model {
         assert_eq!(connection.is_over(), self.clients[slot].is_none());
         if connection.is_over() {
             self.connections[slot] = None;
+        }
+    }
+
+    /// Nobody who could have it has room for what is shared, or it would be there.
+    fn check_shared(&self) {
+        let has_room = |number: &usize| {
+            let mut clients = self.clients.iter().flatten();
+            let client = clients.find(|client| client.number == *number);
+            let session = &self.sessions[*number];
+            let open = session.in_flight.len() + session.released.len();
+            client.is_some_and(|client| open < client.window) && session.resumed.is_empty()
+        };
+        for one in self.pool.iter().filter(|one| !one.is_loose) {
+            assert!(!one.could.iter().all(has_room), "not delivered: {one:?}");
         }
     }
 
@@ -665,6 +740,15 @@ fn message(topic: u8, sender: usize) -> Message {
         retain: false,
         sender,
         filter: None,
+        is_retained: false,
         may_be_gone: false,
+    }
+}
+
+/// A session has gone, or one of its subscriptions: what it shared may be lost, or another one's.
+fn loosen(pool: &mut [Shared], number: usize, filter: Option<&str>) {
+    for one in pool {
+        let is_it = filter.is_none() || filter == one.message.filter;
+        one.is_loose |= is_it && one.could.contains(&number);
     }
 }

@@ -23,10 +23,29 @@ pub struct Message {
     pub qos: u8,
     pub retain: bool,
     pub sender: usize,
-    /// It is a retained one, for this filter only.
+    /// It is for this filter only: it is a retained one, or the filter is a shared one.
     pub filter: Option<&'static str>,
+    pub is_retained: bool,
     /// For a while no subscription wanted it: it may have been dropped then.
     pub may_be_gone: bool,
+}
+
+/// A message for one of those who share a subscription (MQTT 5 §4.8.2).
+#[derive(Debug)]
+pub struct Shared {
+    pub message: Message,
+    /// Who may have been chosen.
+    pub could: Vec<usize>,
+    /// One of them has gone since, so that it may be lost, or another one's.
+    pub is_loose: bool,
+}
+
+/// The filter behind `$share/NAME/`, if it is a shared one.
+pub fn shared(filter: &str) -> Option<&str> {
+    filter
+        .strip_prefix("$share/")?
+        .split_once('/')
+        .map(|parts| parts.1)
 }
 
 /// A message that the client has not acknowledged.
@@ -69,6 +88,9 @@ pub fn choose(session: &Session, message: &Message, number: usize) -> Option<Cho
     let all = session.subscriptions.iter();
     let matching: Vec<_> = all
         .filter(|(filter, one)| {
+            if let Some(inner) = shared(filter) {
+                return message.filter == Some(**filter) && matches(inner, message.topic);
+            }
             let is_meant = message.filter.is_none_or(|own| own == **filter);
             is_meant && matches(filter, message.topic) && !(is_own && one.no_local)
         })
@@ -81,7 +103,7 @@ pub fn choose(session: &Session, message: &Message, number: usize) -> Option<Cho
     identifiers.sort_unstable();
     Some(Choice {
         qos: granted.min(message.qos),
-        retain: message.filter.is_some() || (message.retain && as_published),
+        retain: message.is_retained || (message.retain && as_published),
         identifiers,
     })
 }
@@ -106,6 +128,7 @@ impl Session {
                     let qos = message.qos.min(granted);
                     let message = Message {
                         filter: Some(filter),
+                        is_retained: true,
                         ..message.clone()
                     };
                     self.queue(message, qos, true);
@@ -115,20 +138,12 @@ impl Session {
     }
 
     /// The client got a message: is it one that it had to get, just so?
-    pub fn receive(&mut self, (number, is_v5): (usize, bool), delivery: &Delivery) {
-        let fits = |session: &Self, message: &Message| {
-            let Some(choice) = choose(session, message, number) else {
-                return false;
-            };
-            let identifiers = if is_v5 {
-                choice.identifiers
-            } else {
-                Vec::new()
-            };
-            let same = (message.topic, &message.payload) == (&delivery.topic, &delivery.payload);
-            same && (choice.qos, choice.retain) == (delivery.qos, delivery.retain)
-                && identifiers == delivery.subscriptions
-        };
+    pub fn receive(
+        &mut self,
+        (number, is_v5): (usize, bool),
+        delivery: &Delivery,
+        pool: &mut Vec<Shared>,
+    ) {
         if delivery.dup {
             let flight = self.resumed.pop_front().expect("something was in flight");
             assert_eq!((flight.id, flight.qos), (delivery.id, delivery.qos));
@@ -137,31 +152,9 @@ impl Session {
             self.in_flight.push(flight);
             return;
         }
-        assert!(
-            self.resumed.is_empty(),
-            "{delivery:?} before {:?}",
-            self.resumed
-        );
-        let find = |queue: &VecDeque<Message>| {
-            let skips =
-                |message: &&Message| message.may_be_gone || choose(self, message, number).is_none();
-            let skipped = queue.iter().take_while(skips).count();
-            let mut near = queue.iter().take(skipped + 1);
-            near.position(|message| fits(self, message))
-        };
-        let (at, is_live) = match find(&self.kept) {
-            Some(at) => (at, false),
-            None => match find(&self.live) {
-                Some(at) => (at, true),
-                None => panic!("{delivery:?} of {:?} and {:?}", self.kept, self.live),
-            },
-        };
-        let queue = if is_live {
-            &mut self.live
-        } else {
-            &mut self.kept
-        };
-        let message = queue.drain(..=at).next_back().unwrap();
+        let before = &self.resumed;
+        assert!(before.is_empty(), "{delivery:?} before {before:?}");
+        let (message, is_live) = self.find((number, is_v5), delivery, pool);
         let id = delivery.id;
         if delivery.qos > 0 {
             let is_used = self.in_flight.iter().any(|flight| flight.id == id);
@@ -173,5 +166,53 @@ impl Session {
                 message,
             });
         }
+    }
+
+    /// Takes a message from where it waits: the first one of a queue that is wanted.
+    fn find(
+        &mut self,
+        (number, is_v5): (usize, bool),
+        delivery: &Delivery,
+        pool: &mut Vec<Shared>,
+    ) -> (Message, bool) {
+        let fits = |message: &Message| {
+            let Some(mut choice) = choose(self, message, number) else {
+                return false;
+            };
+            choice.identifiers.retain(|_| is_v5);
+            let same = (message.topic, &message.payload) == (&delivery.topic, &delivery.payload);
+            same && (choice.qos, choice.retain) == (delivery.qos, delivery.retain)
+                && choice.identifiers == delivery.subscriptions
+        };
+        let find = |queue: &VecDeque<Message>| {
+            let skips =
+                |message: &&Message| message.may_be_gone || choose(self, message, number).is_none();
+            let skipped = queue.iter().take_while(skips).count();
+            queue.iter().take(skipped + 1).position(fits)
+        };
+        let has_shared = |one: &Shared| one.could.contains(&number) && fits(&one.message);
+        let twin = pool.iter().position(has_shared);
+        let (in_kept, in_live) = (find(&self.kept), find(&self.live));
+        if let Some(twin) = twin.filter(|_| in_kept.or(in_live).is_some()) {
+            // The one or the other: what is left may be dropped with its own subscription.
+            pool[twin].is_loose = true;
+        }
+        if let Some(at) = in_kept {
+            return (self.kept.drain(..=at).next_back().unwrap(), false);
+        }
+        if let Some(at) = in_live {
+            return (self.live.drain(..=at).next_back().unwrap(), true);
+        }
+        let at = pool
+            .iter()
+            .position(|one| (one.is_loose || one.could.contains(&number)) && fits(&one.message));
+        let at = at.unwrap_or_else(|| {
+            panic!(
+                "{delivery:?} of {:?}, {:?} and {pool:?}",
+                self.kept, self.live
+            )
+        });
+        let is_live = delivery.qos == 0 || self.keeps != Some(true);
+        (pool.remove(at).message, is_live)
     }
 }
