@@ -28,9 +28,7 @@ impl State {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         let mut in_run = false;
         for one in read {
-            let own_bytes = one.bytes();
-            let Read { entry, found } = one;
-            let seq = entry.seq;
+            let (seq, own_bytes) = (one.entry.seq, one.bytes());
             if seq >= now.to {
                 break;
             }
@@ -40,7 +38,7 @@ impl State {
             }
             messages += 1;
             bytes += own_bytes;
-            let loss = match found {
+            let loss = match one.found {
                 None => Loss::unread(LossReason::Damaged, (seq, seq), 1),
                 Some((expires_s, message)) if lane.is_expired(time, (expires_s, seq)) => {
                     Loss::of(LossReason::Expired, seq, &message)
