@@ -113,7 +113,8 @@ impl From<ConnectReturnCode> for ReasonCode {
 
 impl Malformed {
     /// What a CONNACK or DISCONNECT that answers this says: a protocol error for what could be
-    /// read and makes no sense (§4.13.1).
+    /// read and makes no sense (§4.13.1). A topic with U+0000 or a misplaced wildcard is malformed
+    /// (§1.5.4); "not valid" would say that it is well formed and not accepted (§3.14.2.1).
     #[must_use]
     pub const fn reason_code(&self) -> ReasonCode {
         match self {
@@ -128,12 +129,6 @@ impl Malformed {
             | Self::AuthenticationDataAlone
             | Self::RetainHandlingThree
             | Self::NoLocalShared => ReasonCode::ProtocolError,
-            // A string that has it is malformed, whatever it is for (§1.5.4).
-            Self::TopicName(TopicError::Nul) | Self::TopicFilter(TopicError::Nul) => {
-                ReasonCode::MalformedPacket
-            }
-            Self::TopicName(_) => ReasonCode::TopicNameInvalid,
-            Self::TopicFilter(_) | Self::ShareName => ReasonCode::TopicFilterInvalid,
             _ => ReasonCode::MalformedPacket,
         }
     }

@@ -369,7 +369,15 @@ fn every_refusal_has_a_code_that_goes_into_a_disconnect() {
         Malformed::PropertyTwice(1).reason_code(),
         Reason::ProtocolError
     );
-    assert_eq!(Malformed::Utf8.reason_code(), Reason::MalformedPacket);
+    for rule in [
+        Malformed::Utf8,
+        Malformed::TopicName(TopicError::Nul),
+        Malformed::TopicName(TopicError::WildcardInName),
+        Malformed::TopicFilter(TopicError::MultiLevelNotLast),
+        Malformed::ShareName,
+    ] {
+        assert_eq!(rule.reason_code(), Reason::MalformedPacket, "{rule}");
+    }
 }
 
 #[test]
