@@ -113,7 +113,7 @@ const MALFORMED: &[(&str, &str, &str)] = &[
         "82 07 0001 00 0001 61 80",
         "81",
     ),
-    ("SUBSCRIBE with QoS 3", "82 07 0001 00 0001 61 03", "81"),
+    ("SUBSCRIBE with QoS 3", "82 07 0001 00 0001 61 03", "82"),
     (
         "No Local and shared",
         "82 10 0001 00 000a 2473686172652f672f62 04",

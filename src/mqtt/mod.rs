@@ -127,9 +127,12 @@ pub enum Malformed {
         /// The flags that this type must have.
         expected: u8,
     },
-    /// QoS 3 in a PUBLISH, a will or a SUBSCRIBE (§3.3.1.2, §3.1.2.6, §3.8.3).
+    /// QoS 3 in a PUBLISH or a will (§3.3.1.2, §3.1.2.6).
     #[error("QoS 3 does not exist")]
     QosThree,
+    /// QoS 3 in a SUBSCRIBE (§3.8.3).
+    #[error("QoS 3 is asked for, which does not exist")]
+    RequestedQosThree,
     /// A PUBLISH of QoS 0 is never a repetition (§3.3.1.1).
     #[error("DUP is set on a PUBLISH of QoS 0")]
     DupAtQosZero,

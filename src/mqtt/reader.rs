@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
     /// A requested QoS with its reserved bits (§3.8.3).
     pub(in crate::mqtt) fn requested_qos(&mut self) -> Result<QoS, Malformed> {
         match self.byte()? {
-            3 => Err(Malformed::QosThree),
+            3 => Err(Malformed::RequestedQosThree),
             byte => QoS::from_bits(byte).ok_or(Malformed::RequestedQosReserved(byte)),
         }
     }

@@ -123,6 +123,7 @@ impl Malformed {
             | Self::WrongSender(_)
             | Self::PacketIdZero
             | Self::NoFilters
+            | Self::RequestedQosThree
             | Self::PropertyTwice(_)
             | Self::PropertyFlag { .. }
             | Self::PropertyZero(_)

@@ -184,7 +184,7 @@ impl SubscriptionOptions {
             return Err(Malformed::SubscriptionOptionsReserved(byte));
         }
         Ok(Self {
-            qos: QoS::from_bits(byte & 0b11).ok_or(Malformed::QosThree)?,
+            qos: QoS::from_bits(byte & 0b11).ok_or(Malformed::RequestedQosThree)?,
             no_local: byte & 0b100 != 0,
             retain_as_published: byte & 0b1000 != 0,
             retain_handling: match byte >> 4 {

@@ -228,7 +228,8 @@ const REFUSED_FROM_CLIENT: &[(Malformed, &str)] = &{
     WrongSender(13) => "d0 00";
     flags(1, 0) => "11, 41 02 0001, 51 02 0001, 71 02 0001, c1 00, e1 00, f1 00";
     flags(0, 2) => "60 02 0001, 80 07 0001 00 0001 61 00, a0 06 0001 00 0001 61";
-    QosThree => "36 06 0001 61 0001 00, 82 07 0001 00 0001 61 03";
+    QosThree => "36 06 0001 61 0001 00";
+    RequestedQosThree => "82 07 0001 00 0001 61 03";
     QosThree => "10 0d 0004 4d515454 05 1e 003c 00 0000";
     DupAtQosZero => "38 04 0001 61 00";
     RemainingLength => "30 ff ff ff ff, c0 80 80 80 80";
@@ -365,10 +366,9 @@ fn every_refusal_has_a_code_that_goes_into_a_disconnect() {
         Malformed::TopicAliasZero.reason_code(),
         Reason::TopicAliasInvalid
     );
-    assert_eq!(
-        Malformed::PropertyTwice(1).reason_code(),
-        Reason::ProtocolError
-    );
+    for rule in [Malformed::PropertyTwice(1), Malformed::RequestedQosThree] {
+        assert_eq!(rule.reason_code(), Reason::ProtocolError, "{rule}");
+    }
     for rule in [
         Malformed::Utf8,
         Malformed::TopicName(TopicError::Nul),
