@@ -89,7 +89,7 @@ const MALFORMED: &[(&str, &str, &str)] = &[
     (
         "subscription identifier in PUBLISH",
         "30 06 0001 61 02 0b 01",
-        "81",
+        "82",
     ),
     ("SUBSCRIBE of id 0", "82 07 0000 00 0001 61 00", "82"),
     ("SUBSCRIBE without filters", "82 03 0001 00", "82"),

@@ -210,6 +210,9 @@ pub enum Malformed {
     /// Not for this packet (MQTT 5 §2.2.2.2).
     #[error("the property {0:#04x} does not belong to this packet")]
     PropertyMisplaced(u8),
+    /// A client's PUBLISH names no subscription (MQTT 5 §3.3.4).
+    #[error("there is a subscription identifier in a client's PUBLISH")]
+    SubscriptionIdOfClient,
     /// Only user properties may be repeated (MQTT 5 §2.2.2.2).
     #[error("the property {0:#04x} is there twice")]
     PropertyTwice(u8),

@@ -124,6 +124,7 @@ impl Malformed {
             | Self::PacketIdZero
             | Self::NoFilters
             | Self::RequestedQosThree
+            | Self::SubscriptionIdOfClient
             | Self::PropertyTwice(_)
             | Self::PropertyFlag { .. }
             | Self::PropertyZero(_)

@@ -304,7 +304,10 @@ impl<'a> Properties<'a> {
             let property = Property::read(&mut reader)?;
             let id = property.id();
             if !places(id).has(place) {
-                return Err(Malformed::PropertyMisplaced(id));
+                return Err(match (id, place) {
+                    (0x0B, ClientPublish) => Malformed::SubscriptionIdOfClient,
+                    _ => Malformed::PropertyMisplaced(id),
+                });
             }
             let may_repeat = id == 0x26 || (id == 0x0B && place == ServerPublish);
             if seen & 1 << id != 0 && !may_repeat {

@@ -269,7 +269,8 @@ const REFUSED_FROM_CLIENT: &[(Malformed, &str)] = &{
     ReasonCode(0) => "f0 00, f0 06 00 04 15 0001 6d";
     PropertyUnknown(0) => "30 05 0001 61 01 00";
     PropertyUnknown(0x7f) => "30 05 0001 61 01 7f";
-    PropertyMisplaced(0x0b) => "30 06 0001 61 02 0b 01";
+    SubscriptionIdOfClient => "30 06 0001 61 02 0b 01";
+    PropertyMisplaced(0x0b) => "a2 08 0001 02 0b 01 0001 61";
     PropertyMisplaced(0x1f) => "82 0b 0001 04 1f 0001 72 0001 61 00";
     PropertyMisplaced(0x12) => "10 11 0004 4d515454 05 02 003c 04 12 0001 61 0000";
     PropertyMisplaced(0x1c) => "e0 06 00 04 1c 0001 73";
@@ -366,7 +367,11 @@ fn every_refusal_has_a_code_that_goes_into_a_disconnect() {
         Malformed::TopicAliasZero.reason_code(),
         Reason::TopicAliasInvalid
     );
-    for rule in [Malformed::PropertyTwice(1), Malformed::RequestedQosThree] {
+    for rule in [
+        Malformed::PropertyTwice(1),
+        Malformed::RequestedQosThree,
+        Malformed::SubscriptionIdOfClient,
+    ] {
         assert_eq!(rule.reason_code(), Reason::ProtocolError, "{rule}");
     }
     for rule in [
