@@ -100,9 +100,12 @@ impl AsyncRead for WebSocket {
                     let text = "a text message, which MQTT has not (MQTT-6.0.0-1)";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
                 }
-                // Pings are answered below.
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
+                // Pings and farewells are answered below, the latter by reading on to the end
+                // (RFC 6455 §5.5.1).
+                Some(Ok(
+                    Message::Ping(_) | Message::Pong(_) | Message::Frame(_) | Message::Close(_),
+                )) => {}
+                None => return Poll::Ready(Ok(())),
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
             }
         }
