@@ -64,6 +64,8 @@ impl Keeper {
         self.supply(log);
         if tick || now_ms >= self.due_ms(log) {
             self.tick_ms = now_ms;
+            // Each holds a file open, and a session that has ended never reads on.
+            self.readers.retain(|_, reader| !reader.rests());
             self.note_reached(log);
             self.expire(store, log, now_ms);
             if self.free(store, log) == 0 && log.is_full.load(Ordering::Relaxed) {

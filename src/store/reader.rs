@@ -33,6 +33,8 @@ pub(super) struct Reader {
     next_seq: u64,
     at: Option<Place>,
     decoder: Decoder,
+    /// Something was read since [`Reader::rests`] was asked.
+    is_used: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,11 @@ impl Reader {
         }
     }
 
+    /// Whether nothing was read since this was asked last.
+    pub fn rests(&mut self) -> bool {
+        !std::mem::take(&mut self.is_used)
+    }
+
     /// Reads on. `received_ms` turns a frame's trusted time into the hub's.
     ///
     /// # Errors
@@ -68,6 +75,7 @@ impl Reader {
         request: Request,
         received_ms: &dyn Fn(u64) -> u64,
     ) -> io::Result<Window> {
+        self.is_used = true;
         // Lists are complete up to here before the first of them is looked at.
         let kept = log.kept();
         if self.next_seq != request.from {
