@@ -12,7 +12,7 @@ use super::refused::Refused;
 use super::{Hub, Now};
 use crate::identity::Identity;
 use crate::mailbox::Mailbox;
-use crate::message::{Endpoint, Message, Origin, Plain, Source};
+use crate::message::{Endpoint, Message, Origin, Plain, Priority, Source};
 use crate::mqtt::v5::{Place, Properties, Property, encode_properties};
 use crate::mqtt::{Publish, QoS};
 use crate::store::journal::Subscription;
@@ -282,10 +282,13 @@ impl Hub {
         let room = (usize::MAX, u64::MAX);
         let into = (&mut waiting, &mut losses);
         live.fetch(queue, &nobody, room, now.ms, into);
+        // What nobody gets goes back, or it would be in flight for ever.
+        let mut left = Vec::new();
         for delivery in &waiting {
             let message = &delivery.message;
             let plain = Plain::parse(&message.bag);
             let Some((plain, filter)) = plain.and_then(|plain| Some((plain, plain.filter?))) else {
+                left.push(delivery.seq);
                 continue;
             };
             let mut matched = self.space.find(plain.topic, &message.origin.sender);
@@ -296,6 +299,7 @@ impl Hub {
                 .as_ref()
                 .and_then(|(one, granted)| one.queue(sent.min(*granted)));
             let Some(other) = other else {
+                left.push(delivery.seq);
                 continue;
             };
             let properties = Properties::parse(plain.properties, Place::ServerPublish);
@@ -305,10 +309,12 @@ impl Hub {
             let copy = Copy::of(other, ttl_ms);
             let append = Append::unasked((message, &copy), &nobody, now.ms);
             let appended = self.store_of(other).append(&append, &mut idle, &mut losses);
-            if appended.is_ok() {
-                live.acknowledge(queue, delivery.priority, delivery.seq);
+            match appended {
+                Ok(_) => live.acknowledge(queue, delivery.priority, delivery.seq),
+                Err(_) => left.push(delivery.seq),
             }
         }
+        live.release(queue, Priority::DEFAULT, &left);
         live.detach(queue, &nobody);
         crate::store::wake(&mut idle);
         self.store.flush();
