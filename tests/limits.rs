@@ -40,7 +40,7 @@ async fn a_login_has_so_many_connections_and_modules_are_not_counted() {
     let (_two, reason, _) = anonymous(&hub, "two").await;
     assert_eq!(reason, ReasonCode::Success);
     let (_, reason, properties) = anonymous(&hub, "three").await;
-    assert_eq!(reason, ReasonCode::ServerUnavailable);
+    assert_eq!(reason, ReasonCode::QuotaExceeded);
     let why = "ReasonString(\"login refused: over max_connections_per_login\")";
     assert_eq!(properties, [why]);
     // The same client again takes its own place.

@@ -203,7 +203,7 @@ async fn there_is_an_end_to_sessions_and_to_what_they_leave_on_disk() {
         matches!(
             connack,
             Got::ConnAck {
-                reason: ReasonCode::ServerUnavailable,
+                reason: ReasonCode::QuotaExceeded,
                 ..
             }
         ),

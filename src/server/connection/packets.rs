@@ -8,7 +8,7 @@ use crate::hub::{Attached, Published, Token, brief};
 use crate::limits;
 use crate::mqtt::v5::{self, Properties, ReasonCode};
 use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish};
-use crate::session::{Close, Event, Verdict};
+use crate::session::{Close, Event, Refusal, Verdict};
 
 /// What a packet asks of the hub, and the packet's length.
 type Decoded<'a> = Result<Option<(Result<Event<'a, Token>, Close>, usize)>, DecodeError>;
@@ -305,7 +305,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Attached::Wait => Ok(()),
             Attached::Full(limit) => {
                 let close = Close::LoginRefused(format!("over {limit}"));
-                let code = ConnectReturnCode::ServerUnavailable;
+                let code = Refusal {
+                    v311: ConnectReturnCode::ServerUnavailable,
+                    v5: ReasonCode::QuotaExceeded,
+                };
                 self.session.refuse(now.ms, 0, code, close);
                 self.session.handle_timeout(now.ms)
             }
