@@ -169,7 +169,9 @@ impl Client {
         Ok(Self::over(socket))
     }
 
-    fn over(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    /// A client on a connection that is there already.
+    #[must_use]
+    pub fn over(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
             socket: Box::new(socket),
             input: BytesMut::new(),

@@ -20,6 +20,10 @@ pub const TOPIC_BYTES_MAX: usize = u16::MAX as usize;
 /// it, and `max_pending_connections` of them are what strangers can make the hub hold.
 pub const CONNECT_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest PROXY header of version 2: addresses take at most 216 bytes, what proxies say of TLS
+/// beside them a few hundred. Version 1 has a bound of its own.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * KIB;
+
 /// One read buffer per thread, not per connection: enough for hundreds of small packets in one
 /// read, small enough to stay in the core's cache.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;

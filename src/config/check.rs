@@ -21,24 +21,22 @@ pub(super) fn config(reader: &mut Reader<'_>, unchecked: &mut Unchecked) {
         .zip(&unchecked.listener_paths)
     {
         exposed(reader, listener, path);
+        trusts_everybody(reader, listener, path);
     }
     encrypted_without_tls(reader, unchecked);
     taken_twice(reader, unchecked);
     store(reader, &unchecked.config);
     let hostname = unchecked.config.iothub_hostname.clone();
     upstream::check(reader, &mut unchecked.config.upstream, &hostname);
-    not_available_yet(reader, unchecked);
 }
 
-/// Features that the file may name and this version does not have: silence would be worse.
-fn not_available_yet(reader: &mut Reader<'_>, unchecked: &Unchecked) {
-    const NOT_YET: &str = "is not available in this version";
-    let config = &unchecked.config;
-    for (listener, path) in config.listeners.iter().zip(&unchecked.listener_paths) {
-        if !listener.trusted_proxies.is_empty() {
-            let origin = reader.origin(&[&format!("{path}.trusted_proxies")]);
-            reader.error(&origin, format!("`trusted_proxies` {NOT_YET}"), None);
-        }
+/// Anybody could claim to be anybody.
+fn trusts_everybody(reader: &mut Reader<'_>, listener: &Listener, path: &str) {
+    if listener.trusted_proxies.iter().any(|range| range.is_all()) {
+        let origin = reader.origin(&[&format!("{path}.trusted_proxies")]);
+        let message = "every address is a trusted proxy, so clients can claim any address";
+        let hint = "name the proxies' own addresses".to_owned();
+        reader.warning(&origin, message.to_owned(), Some(hint));
     }
 }
 

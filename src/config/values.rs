@@ -207,6 +207,11 @@ impl AddressRange {
         (bits <= all).then_some(Self { address, bits })
     }
 
+    /// Whether every address of its family is one of them.
+    pub(super) fn is_all(&self) -> bool {
+        self.bits == 0
+    }
+
     /// Whether an address is one of them; IPv4 in IPv6 counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -105,8 +105,8 @@ impl Hub {
         // Identities may have changed between the login and here; nobody told this connection.
         mailbox.raise(RECHECK);
         if self.may_tell(&login.identity) {
-            let id = login.identity.as_str();
-            tracing::info!(id, session_present = present, "client connected");
+            let (id, address) = (login.identity.as_str(), login.address);
+            tracing::info!(id, %address, session_present = present, "client connected");
         }
         Attached::In(Box::new(client))
     }

@@ -19,6 +19,8 @@ use crate::session::{Close, Refusal, Session};
 #[derive(Debug)]
 pub struct Login {
     pub(super) identity: Identity,
+    /// Where it comes from.
+    pub(super) address: IpAddr,
     pub(super) credentials: Option<Credentials>,
     pub(super) expires_unix: Option<u64>,
     /// What there was of its session is forgotten.
@@ -143,6 +145,7 @@ impl Hub {
             .unwrap_or(if connect.clean_session { 0 } else { u32::MAX });
         let mut login = Login {
             identity: Identity::device("{{anonymous}}"),
+            address: peer.address,
             credentials: None,
             expires_unix: None,
             clean: connect.clean_session,

@@ -3,6 +3,7 @@
 mod clock;
 mod connection;
 mod pending;
+mod proxy;
 pub(crate) mod socket;
 pub mod tls;
 mod websocket;
@@ -37,6 +38,9 @@ use crate::observe;
 const BACKLOG: i32 = 1024;
 /// Pause after an error of accept, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The reason for which a connection is closed whose proxy does not introduce it well.
+const PROXY_HEADER: &str = "proxy_header";
 
 /// What every connection needs.
 #[derive(Debug, Clone)]
@@ -93,7 +97,9 @@ pub async fn accept(
             _ = stop.changed() => return,
         };
         match accepted {
-            Ok((socket, address)) => admit(socket, address.ip(), &settings, &shared),
+            Ok((socket, address)) => {
+                admit(socket, address.ip().to_canonical(), &settings, &shared);
+            }
             Err(error) => {
                 tracing::warn!(%error, bind = %settings.bind, "cannot accept a connection");
                 shared.pending.evict_oldest();
@@ -103,19 +109,25 @@ pub async fn accept(
     }
 }
 
-fn admit(socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Shared) {
+fn admit(mut socket: TcpStream, address: IpAddr, settings: &Listener, shared: &Shared) {
     let peer = Peer {
         address,
         certificate: None,
         anonymous: settings.anonymous,
     };
-    let arrival = Arrival::new(peer, shared.clone());
+    let mut arrival = Arrival::new(peer, shared.clone());
     if let Err(error) = prepare(&socket) {
         tracing::debug!(%error, "socket options");
     }
     let transport = settings.transport;
+    let mut proxies = settings.trusted_proxies.iter();
+    let is_proxied = proxies.any(|range| range.contains(address));
+    let remote_anonymous = settings.allow_remote_anonymous;
     tokio::spawn(async move {
         if !speaks(&socket, &arrival.shared, &arrival.mailbox).await {
+            return;
+        }
+        if is_proxied && !arrival.introduce(&mut socket, remote_anonymous).await {
             return;
         }
         // Boxed: while it waits for the first bytes, a task is small.
@@ -186,15 +198,36 @@ impl Arrival {
             Err(error) => {
                 count_closed(&self.shared, reason);
                 let address = self.peer.address;
-                tracing::debug!(%address, error, "{what} handshake failed");
+                if reason != PROXY_HEADER {
+                    tracing::debug!(%address, error, "{what} failed");
+                } else if self.shared.hub.may_log() {
+                    // Of a machine that the operator named: something is not set up right.
+                    tracing::warn!(%address, error, "{what} failed");
+                }
                 None
             }
         }
     }
 
+    /// Reads who is behind a trusted proxy; false if the proxy does not say it as it must.
+    async fn introduce(&mut self, socket: &mut TcpStream, remote_anonymous: bool) -> bool {
+        let header = proxy::read_header(socket);
+        let header = self.within("PROXY header", PROXY_HEADER, header).await;
+        let Some(proxy::Header { client }) = header else {
+            return false;
+        };
+        // A proxy on loopback brings clients from anywhere.
+        let is_near = client.is_some_and(|client| client.is_loopback());
+        self.peer.anonymous &= remote_anonymous || is_near;
+        self.peer.address = client.unwrap_or(self.peer.address);
+        true
+    }
+
     async fn secure(mut self, socket: TcpStream, is_websocket: bool) {
         let handshake = handshake(socket, &self.shared.tls);
-        let done = self.within("TLS", "tls_handshake", handshake).await;
+        let done = self
+            .within("TLS handshake", "tls_handshake", handshake)
+            .await;
         let Some((stream, certificate)) = done else {
             return;
         };
@@ -209,7 +242,7 @@ impl Arrival {
     async fn upgrade(self, socket: Box<dyn websocket::Socket>) {
         let max = self.shared.hub.limits().max_message_bytes + limits::TOPIC_BYTES_MAX;
         let handshake = WebSocket::accept(socket, max);
-        let done = self.within("WebSocket", "websocket_handshake", handshake);
+        let done = self.within("WebSocket handshake", "websocket_handshake", handshake);
         if let Some(stream) = done.await {
             self.serve(stream).await;
         }

@@ -113,12 +113,27 @@ fn doubtful_values_are_warned_of() {
 }
 
 #[test]
+fn a_proxy_may_be_anywhere_but_not_everywhere() {
+    let listener = "[[listener]]\nbind = \"127.0.0.1:0\"\ntrusted_proxies";
+    let warnings_of = |ranges: &str| {
+        let (_, warnings) = parse(&format!("{BASE}{TLS}{listener} = {ranges}\n")).unwrap();
+        said(warnings, Severity::Warning)
+    };
+    assert_eq!(warnings_of("[\"10.0.0.0/8\", \"::1\"]"), [""; 0]);
+    for ranges in ["[\"10.0.0.7\", \"0.0.0.0/0\"]", "[\"::/0\"]"] {
+        assert_eq!(
+            warnings_of(ranges),
+            [
+                "10:19: every address is a trusted proxy, so clients can claim any address \
+                 (name the proxies' own addresses)"
+            ]
+        );
+    }
+}
+
+#[test]
 fn what_this_version_lacks_is_refused() {
     for (section, place) in [
-        (
-            "[[listener]]\nbind = \"127.0.0.1:0\"\ntrusted_proxies = [\"10.0.0.0/8\"]",
-            "10:19",
-        ),
         (
             "[upstream]\nkind = \"mqtt\"\nservers = [\"h\"]\nversion = \"5\"",
             "11:11",
