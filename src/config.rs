@@ -46,6 +46,8 @@ pub struct Config {
     pub manifest: PathBuf,
     /// The identities file. Mandatory.
     pub identities: PathBuf,
+    /// The users file. Default: none.
+    pub users: Option<PathBuf>,
     /// Where the hub listens. Default: one, TLS on 0.0.0.0:8883.
     pub listeners: Vec<Listener>,
     /// The hub's own certificate; there whenever a listener needs it.

@@ -1,7 +1,7 @@
 //! Files that the hub and its command line both read and write.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::diagnostic::{Diagnostic, Position};
 use crate::hub::Routing;
 use crate::identity::Identity;
 use crate::identity::registry::Registry;
+use crate::identity::users::{Users, UsersError};
 use crate::limits;
 use crate::manifest::Manifest;
 use crate::routes::RouteTable;
@@ -106,6 +107,84 @@ pub fn edit_identities<T>(
     };
     write_private(path, registry.to_json().as_bytes()).map_err(sentence)?;
     Ok(Some(answer))
+}
+
+/// Reads the users file.
+///
+/// # Errors
+/// Everything that is wrong with it, a file that is not there included.
+pub fn read_users(path: &Path) -> Result<Users, Vec<Diagnostic>> {
+    let text = users_text(path).map_err(|error| {
+        let diagnostic = whole_file(path, &error);
+        let hint = "`edgehub users add NAME` makes the file";
+        vec![match error.kind() {
+            io::ErrorKind::NotFound => diagnostic.with_hint(hint),
+            _ => diagnostic,
+        }]
+    })?;
+    parse_users(path, &text)
+}
+
+/// Edits the text of the users file under its lock, and replaces it in one step (mode 0600). A
+/// missing one is empty. False if `edit` leaves it alone, by `None`.
+///
+/// # Errors
+/// Everything that is wrong with it, before or after; then it stays as it was.
+pub fn edit_users(
+    path: &Path,
+    edit: impl FnOnce(&str) -> Option<String>,
+) -> Result<bool, Vec<Diagnostic>> {
+    let failed = |error: io::Error| vec![whole_file(path, &error)];
+    let lock = path.with_extension("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(lock)
+        .map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    let text = match users_text(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(failed(error)),
+    };
+    parse_users(path, &text)?;
+    let Some(text) = edit(&text) else {
+        return Ok(false);
+    };
+    parse_users(path, &text)?;
+    write_private(path, text.as_bytes()).map_err(failed)?;
+    Ok(true)
+}
+
+fn users_text(path: &Path) -> io::Result<String> {
+    let max = limits::USERS_BYTES_MAX;
+    let mut text = String::new();
+    let file = File::open(path)?.take(max as u64 + 1);
+    let bytes = BufReader::new(file).read_to_string(&mut text)?;
+    if bytes > max {
+        return Err(io::Error::other(format!("larger than {max} bytes")));
+    }
+    Ok(text)
+}
+
+fn parse_users(path: &Path, text: &str) -> Result<Users, Vec<Diagnostic>> {
+    let told = |error: &UsersError| {
+        let position = Position::of(text, error.offset);
+        let mut diagnostic = Diagnostic::error(path, position, error.problem.to_string());
+        diagnostic.hint = error.problem.hint().map(str::to_owned);
+        diagnostic
+    };
+    Users::parse(text).map_err(|errors| errors.iter().map(told).collect())
+}
+
+fn whole_file(path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(
+        path,
+        Position::WHOLE_FILE,
+        format!("cannot be used: {error}"),
+    )
 }
 
 /// Gives every module of the manifest that is not among the identities one with fresh keys.

@@ -38,6 +38,9 @@ pub const MANIFEST_BYTES_MAX: usize = 2 * MIB;
 /// Deepest nesting of a manifest's objects and arrays, which bounds recursion.
 pub const MANIFEST_DEPTH_MAX: usize = 64;
 
+/// Largest users file that is read: every user that there may be, with the longest name and hash.
+pub const USERS_BYTES_MAX: usize = 4 * MIB;
+
 /// Room in a segment of the store beside the largest message: header and footer (4 KiB each),
 /// the frame's header with its list of receivers, and the topic.
 pub const SEGMENT_OVERHEAD_BYTES: usize = 2 * 4 * KIB + 40 * KIB + TOPIC_BYTES_MAX + 1;

@@ -11,7 +11,7 @@ use common::scene::{receiver, routes};
 use common::wire::{self, numbered, numbers};
 use common::{Hub, Setup, closed, message_with_topic, output, publish, receive};
 use edgehub::client::{Client, Packet};
-use edgehub::hub::{Attached, Client as Attachment, Durable, Now, Peer, Settings, Token};
+use edgehub::hub::{Attached, Client as Attachment, Durable, Now, Outcome, Peer, Settings, Token};
 use edgehub::identity::registry::Registry;
 use edgehub::limits::Limits;
 use edgehub::mailbox::{ATTACH, Mailbox, TAKEN_OVER};
@@ -198,10 +198,11 @@ impl Inside {
             window: 1,
         };
         let mut session = Session::new(timing, 0);
-        let login = self
-            .hub
-            .login((&connect, Properties::EMPTY), &session, &peer, NOW)
-            .unwrap();
+        let came = (&connect, Properties::EMPTY);
+        let verdict = self.hub.login(came, &session, &peer, NOW).unwrap();
+        let Outcome::In(login) = verdict else {
+            panic!("{verdict:?}");
+        };
         match self.hub.attach(&login, mailbox, &mut session, NOW) {
             Attached::In(client) => Some((client, session)),
             Attached::Wait | Attached::Full(_) => None,

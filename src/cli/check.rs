@@ -62,6 +62,9 @@ fn check_config(path: &Path) -> (Vec<String>, usize) {
             .with_hint("such messages are acknowledged, counted as no_upstream, and not kept"),
         );
     }
+    if let Some(users) = &config.users {
+        diagnostics.extend(files::read_users(users).err().unwrap_or_default());
+    }
     let (mut lines, mut errors) = count(diagnostics);
     let mut more = files::read_identities(&config.identities)
         .err()

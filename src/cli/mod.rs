@@ -5,6 +5,7 @@ mod identities;
 mod logging;
 mod routes;
 mod store;
+mod users;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -63,6 +64,11 @@ enum Command {
     Identity {
         #[command(subcommand)]
         command: identities::IdentityCommand,
+    },
+    /// Edit the users file: who logs in by user name and password
+    Users {
+        #[command(subcommand)]
+        command: users::UsersCommand,
     },
     /// Print a SAS token
     Token(identities::TokenArgs),
@@ -163,6 +169,7 @@ fn run_command(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::check(&args),
         Command::Routes { command } => routes::routes(&command),
         Command::Identity { command } => identities::identity(command),
+        Command::Users { command } => users::users(command),
         Command::Token(args) => identities::token(&args),
         Command::Store { command } => store::store(&command),
         Command::Certs { command } => certs(command),

@@ -17,13 +17,14 @@ use super::{
 use crate::identity::rules::{Grant, Operation, Statement, check_identity, check_resource};
 use crate::limits::{Limits, Ranges};
 
-pub(super) const ROOT_KEYS: [&str; 6] = [
+pub(super) const ROOT_KEYS: [&str; 7] = [
     "device_id",
     "iothub_hostname",
     "gateway_hostname",
     "data_dir",
     "manifest",
     "identities",
+    "users",
 ];
 
 /// A configuration whose keys were read and not yet compared with each other. Where a key is
@@ -47,6 +48,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, table: &'a DeTable<'a>) -> Unc
     let manifest = root.require("manifest", manifest);
     let identities = root.path("identities");
     let identities = root.require("identities", identities);
+    let users = root.path("users");
     let data_dir = data_dir.unwrap_or_else(|| root.beside_file("data"));
     let (listeners, listener_paths) = listeners(&mut root);
     let config = Config {
@@ -57,6 +59,7 @@ pub(super) fn config<'a>(reader: &mut Reader<'a>, table: &'a DeTable<'a>) -> Unc
         data_dir,
         manifest: manifest.unwrap_or_default(),
         identities: identities.unwrap_or_default(),
+        users,
         listeners,
         tls: tls(root.section("tls")),
         store: store(root.section("store")),

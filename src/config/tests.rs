@@ -84,6 +84,7 @@ fn the_defaults_are_the_documented_ones() {
         data_dir: PathBuf::from("/etc/edgehub/data"),
         manifest: PathBuf::from("/etc/edgehub/routes/m.json"),
         identities: PathBuf::from("/etc/edgehub/identities.json"),
+        users: None,
         listeners: vec![Listener {
             bind: "0.0.0.0:8883".parse().unwrap(),
             transport: Transport::Tls,
@@ -148,6 +149,7 @@ gateway_hostname = "gateway"
 data_dir = "/var/lib/edgehub"
 manifest = "m.json"
 identities = "i.json"
+users = "users.txt"
 
 [[listener]]
 bind = "0.0.0.0:8883"
@@ -251,6 +253,8 @@ fn every_key_reaches_its_field() {
     let (config, warnings) = parse(WHOLE).unwrap();
     assert_eq!(config.gateway_hostname, "gateway");
     assert_eq!(config.data_dir, Path::new("/var/lib/edgehub"));
+    let users = Path::new("/etc/edgehub/users.txt");
+    assert_eq!(config.users.as_deref(), Some(users));
     assert_eq!(config.listeners[0].transport, Transport::Tls);
     assert!(config.listeners[1].anonymous);
     assert_eq!(config.listeners[2].bind, "[::]:0".parse().unwrap());

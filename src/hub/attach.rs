@@ -231,7 +231,7 @@ impl Hub {
             identity: login.identity.clone(),
             label: label.into(),
             mailbox: Arc::clone(mailbox),
-            credentials: login.credentials.clone(),
+            proof: login.proof.clone(),
             expires_unix: login.expires_unix,
             persistent: login.persistent,
             expiry_s: login.expiry_s,

@@ -7,12 +7,13 @@ use bytes::{Bytes, BytesMut};
 use metrics::{Counter, Histogram};
 
 use super::ledger::Ledger;
+use super::login::Proof;
 use super::matched::Matched;
 use super::outgoing::PlainSide;
 use super::retained::Pending;
 use super::routing::Routing;
 use super::ways::{Grounded, Way};
-use crate::identity::{Credentials, Identity};
+use crate::identity::Identity;
 use crate::mailbox::Mailbox;
 use crate::message::{Message, Origin, Priority, Properties, Target};
 use crate::mqtt::{PacketId, QoS};
@@ -210,7 +211,8 @@ pub struct Client {
     /// The identity as a metric label.
     pub(super) label: Box<str>,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) credentials: Option<Credentials>,
+    /// How it proved who it is; `None` for clients without credentials.
+    pub(super) proof: Option<Proof>,
     pub(super) expires_unix: Option<u64>,
     pub(super) persistent: bool,
     /// How long its session is kept after the connection, in seconds; `u32::MAX`: for ever.

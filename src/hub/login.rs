@@ -1,27 +1,33 @@
 //! Who is let in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::client::{Client, Token, Will};
+use super::users::PasswordCheck;
 use super::{Hub, Now, brief};
-use crate::identity::rules::{Action, Decision};
+use crate::identity::password::StoredHash;
+use crate::identity::registry::{self, Registry};
+use crate::identity::rules::{self, Action, Decision, USER_PREFIX};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
+use crate::mailbox::RECHECK;
 use crate::mqtt::v5::{Properties, Property, ReasonCode};
 use crate::mqtt::{Connect, ConnectReturnCode, Publish};
 use crate::observe::{self};
 use crate::session::{Close, Refusal, Session};
 
 /// A client that may come in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Login {
     pub(super) identity: Identity,
     /// Where it comes from.
     pub(super) address: IpAddr,
-    pub(super) credentials: Option<Credentials>,
+    /// How it proved who it is; `None` for clients without credentials.
+    pub(super) proof: Option<Proof>,
     pub(super) expires_unix: Option<u64>,
     /// What there was of its session is forgotten.
     pub(super) clean: bool,
@@ -39,6 +45,27 @@ pub struct Login {
     pub keep_alive_seconds: u16,
 }
 
+/// What is looked at again when something has changed while the client is connected.
+#[derive(Debug, Clone)]
+pub(super) enum Proof {
+    /// A device or module, by what it showed.
+    Registry(Credentials),
+    /// A user, by the hash that its password had.
+    User {
+        name: Box<str>,
+        hash: Arc<StoredHash>,
+    },
+}
+
+/// What comes of a CONNECT.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The client may come in.
+    In(Box<Login>),
+    /// Its password is to be checked first; [`Hub::checked`] goes on.
+    Check(Box<PasswordCheck>),
+}
+
 /// A client that may not.
 #[derive(Debug)]
 pub struct LoginRefused {
@@ -48,6 +75,31 @@ pub struct LoginRefused {
     pub delay_ms: u64,
     /// Why, for the log.
     pub close: Close,
+}
+
+/// Why a client is kept out.
+#[derive(Debug)]
+pub(super) struct KeptOut {
+    code: Refusal,
+    /// For the metrics.
+    reason: &'static str,
+    text: String,
+}
+
+impl KeptOut {
+    pub fn new(code: impl Into<Refusal>, reason: &'static str, text: String) -> Self {
+        let code = code.into();
+        Self { code, reason, text }
+    }
+}
+
+/// Who somebody says it is: failures are held against that, and the address.
+pub(super) struct Claim<'a> {
+    pub address: IpAddr,
+    /// The client id, or the user as rules call it.
+    pub name: &'a str,
+    /// It is a user that exists.
+    pub is_known: bool,
 }
 
 /// What the connection knows about the client beside the CONNECT packet.
@@ -72,37 +124,63 @@ impl Hub {
         session: &Session<Token>,
         peer: &Peer,
         now: Now,
-    ) -> Result<Login, LoginRefused> {
-        let connect = came.0;
+    ) -> Result<Outcome, LoginRefused> {
         if self.connects.take(1, now.ms) == 0 {
             return Err(self.too_many_connects(peer));
         }
-        match self.login_inner(came, session, peer, now) {
-            Ok(login) => {
-                self.failures.forget(peer.address, connect.client_id);
-                Ok(login)
-            }
-            Err((code, reason, text)) => {
-                let claimed = connect.client_id;
-                let known = Identity::parse(claimed);
-                let id = known
-                    .as_ref()
-                    .map_or("unknown", |known| self.id_label(known));
-                let labels = [("id", id), ("reason", reason)];
-                self.metrics
-                    .counter(observe::CONNECT_FAILED, &labels)
-                    .increment(1);
-                let delay_ms = self.failures.count(peer.address, claimed, now.ms);
-                if self.may_log() {
-                    let client = brief(claimed);
-                    tracing::warn!(client, address = %peer.address, reason, "{text}");
-                }
-                Err(LoginRefused {
-                    code: code.into(),
-                    delay_ms,
-                    close: Close::LoginRefused(text),
-                })
-            }
+        let user = self.user_name(came.0);
+        let user = user.map(|name| format!("{USER_PREFIX}{name}"));
+        let claim = Claim {
+            address: peer.address,
+            name: user.as_deref().unwrap_or(came.0.client_id),
+            is_known: false,
+        };
+        let verdict = self.login_inner(came, session, peer, now);
+        self.answer(verdict, &claim, now)
+    }
+
+    /// What the client is told, and what is counted.
+    pub(super) fn answer(
+        &self,
+        verdict: Result<Outcome, KeptOut>,
+        claim: &Claim<'_>,
+        now: Now,
+    ) -> Result<Outcome, LoginRefused> {
+        let verdict = verdict.map_err(|refusal| self.refuse(refusal, claim, now))?;
+        if let Outcome::In(_) = &verdict {
+            self.failures.forget(claim.address, claim.name);
+        }
+        Ok(verdict)
+    }
+
+    /// Counts a failed login and tells it.
+    pub(super) fn refuse(&self, refusal: KeptOut, claim: &Claim<'_>, now: Now) -> LoginRefused {
+        let KeptOut { code, reason, text } = refusal;
+        let known = Identity::parse(claim.name);
+        let id = match &known {
+            _ if claim.is_known => claim.name,
+            Some(known) => self.id_label(known),
+            None => "unknown",
+        };
+        let labels = [("id", id), ("reason", reason)];
+        let counter = self.metrics.counter(observe::CONNECT_FAILED, &labels);
+        counter.increment(1);
+        let is_ours = code.v311 == ConnectReturnCode::ServerUnavailable;
+        let delay_ms = match is_ours {
+            true => 0,
+            false => self.failures.count(claim.address, claim.name, now.ms),
+        };
+        if self.may_log() {
+            // Who mixes them up has a password in the place of the user name.
+            let is_user = claim.name.starts_with(USER_PREFIX) && !claim.is_known;
+            let client = if is_user { "unknown user" } else { claim.name };
+            let client = brief(client);
+            tracing::warn!(client, address = %claim.address, reason, "{text}");
+        }
+        LoginRefused {
+            code,
+            delay_ms,
+            close: Close::LoginRefused(text),
         }
     }
 
@@ -130,88 +208,56 @@ impl Hub {
         session: &Session<Token>,
         peer: &Peer,
         now: Now,
-    ) -> Result<Login, (ConnectReturnCode, &'static str, String)> {
+    ) -> Result<Outcome, KeptOut> {
         use ConnectReturnCode as Code;
-        let will = connect.will.as_ref().map(|will| Will {
-            topic: will.topic.to_owned(),
-            payload: Bytes::copy_from_slice(will.payload),
-            qos: will.qos,
-            delay_s: delay(will_properties),
-            retain: will.retain,
-            properties: Bytes::copy_from_slice(will_properties.as_bytes()),
-        });
-        let expiry_s = session
-            .expiry_seconds()
-            .unwrap_or(if connect.clean_session { 0 } else { u32::MAX });
-        let mut login = Login {
-            identity: Identity::device("{{anonymous}}"),
-            address: peer.address,
-            credentials: None,
-            expires_unix: None,
-            clean: connect.clean_session,
-            persistent: expiry_s > 0,
-            expiry_s,
-            is_v5: session.is_v5(),
-            is_assigned: false,
-            is_hub: false,
-            will,
-            keep_alive_seconds: connect.keep_alive_seconds,
-        };
+        let mut login = new_login(connect, will_properties, session, peer);
+        if let Some(name) = self.user_name(connect) {
+            return self.login_user(name, connect, login, now);
+        }
         let claimed = match connect.username {
             Some(name) => {
                 let name = UserName::parse(name).map_err(|error| {
                     let text = format!("user name: {error}");
-                    (Code::BadUserNameOrPassword, "bad_user_name", text)
+                    KeptOut::new(Code::BadUserNameOrPassword, "bad_user_name", text)
                 })?;
                 login.is_hub = name.is_hub();
                 name.identity
             }
             None if peer.anonymous && peer.certificate.is_none() => {
-                login.is_assigned = connect.client_id.is_empty();
-                if login.is_assigned && !connect.clean_session && !login.is_v5 {
-                    let text = "an empty client id needs a clean session".to_owned();
-                    return Err((Code::IdentifierRejected, "client_id_mismatch", text));
-                }
-                if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-                    let text = format!("a client id of over {CLIENT_ID_BYTES_MAX} bytes");
-                    return Err((Code::IdentifierRejected, "client_id_mismatch", text));
-                }
-                login.identity = self.anonymous(connect.client_id, now);
+                login.identity = self.plain_identity(ANONYMOUS, connect, &mut login, now)?;
                 return self.check_connect(login);
             }
             None => Identity::parse(connect.client_id).ok_or_else(|| {
                 let text = "no user name, and the client id names no identity".to_owned();
-                (Code::NotAuthorized, "no_credentials", text)
+                KeptOut::new(Code::NotAuthorized, "no_credentials", text)
             })?,
         };
         if claimed.as_str() != connect.client_id {
             let text = format!("the client id is not the user name's identity {claimed}");
-            return Err((Code::IdentifierRejected, "client_id_mismatch", text));
+            let code = Code::IdentifierRejected;
+            return Err(KeptOut::new(code, "client_id_mismatch", text));
         }
         let credentials = Credentials {
             identity: claimed,
             password: connect.password.and_then(Password::read),
             certificate: peer.certificate.clone(),
         };
-        let authenticated = self
-            .authenticate(&credentials, now)
-            .map_err(|denied| (Code::NotAuthorized, denied.reason(), denied.to_string()))?;
+        let authenticated = self.authenticate(&credentials, now).map_err(|denied| {
+            KeptOut::new(Code::NotAuthorized, denied.reason(), denied.to_string())
+        })?;
         login.identity = authenticated.identity().clone();
         login.expires_unix = authenticated.expires_at();
-        login.credentials = Some(credentials);
+        login.proof = Some(Proof::Registry(credentials));
         self.check_connect(login)
     }
 
     /// Rules may keep out whom nothing else does.
-    fn check_connect(
-        &self,
-        login: Login,
-    ) -> Result<Login, (ConnectReturnCode, &'static str, String)> {
+    pub(super) fn check_connect(&self, login: Login) -> Result<Outcome, KeptOut> {
         match self.decide(&login.identity, Action::Connect) {
-            Decision::Allowed | Decision::NoRule => Ok(login),
+            Decision::Allowed | Decision::NoRule => Ok(Outcome::In(Box::new(login))),
             Decision::Denied => {
                 let code = ConnectReturnCode::NotAuthorized;
-                Err((code, "denied_by_rule", DENIED.to_owned()))
+                Err(KeptOut::new(code, "denied_by_rule", DENIED.to_owned()))
             }
         }
     }
@@ -229,16 +275,37 @@ impl Hub {
         identity::authenticate(&self.registry.load(), credentials, &audience, now.unix)
     }
 
+    /// Takes new identities; clients whose own entry changed are checked again.
+    pub fn set_registry(&self, registry: Registry) -> Vec<Identity> {
+        let old = self.registry.swap(Arc::new(registry));
+        let changed = registry::changed(&old, &self.registry.load());
+        self.ways.announce_to(&changed, RECHECK);
+        for identity in &changed {
+            // A module depends on its device's entry too.
+            self.announce_if(RECHECK, |client| {
+                client == identity || client.device_id() == identity.as_str()
+            });
+        }
+        changed
+    }
+
     /// Checks a connected client's credentials again: its token ran out, or identities changed.
     ///
     /// # Errors
     /// Why the connection must be closed.
     pub fn recheck(&self, client: &mut Client, now: Now) -> Result<(), Close> {
-        if let Some(credentials) = &client.credentials {
-            let authenticated = self
-                .authenticate(credentials, now)
-                .map_err(|denied| Close::Revoked(denied.to_string()))?;
-            client.expires_unix = authenticated.expires_at();
+        match &client.proof {
+            Some(Proof::Registry(credentials)) => {
+                let authenticated = self
+                    .authenticate(credentials, now)
+                    .map_err(|denied| Close::Revoked(denied.to_string()))?;
+                client.expires_unix = authenticated.expires_at();
+            }
+            Some(Proof::User { name, hash }) if !self.is_current(name, hash) => {
+                let text = "the user was removed, or has another password";
+                return Err(Close::Revoked(text.to_owned()));
+            }
+            Some(Proof::User { .. }) | None => {}
         }
         if self.decide(&client.identity, Action::Connect) == Decision::Denied {
             return Err(Close::Revoked(DENIED.to_owned()));
@@ -250,7 +317,7 @@ impl Hub {
     /// Remembers a refused publish; true if the very same one was refused before, in which case it
     /// is acknowledged, lest the client sends it for ever (`DESIGN` §4).
     pub fn refused_before(&self, client: &Client, publish: &Publish<'_>) -> bool {
-        let Some(packet_id) = publish.packet_id.filter(|_| client.credentials.is_some()) else {
+        let Some(packet_id) = publish.packet_id.filter(|_| client.proof.is_some()) else {
             return false;
         };
         let Some(mut slot) = self.slots.get_mut(&client.identity) else {
@@ -290,25 +357,57 @@ impl Hub {
         }
     }
 
-    /// An identity as a metric label: those that are known, and `unknown`.
+    /// An identity as a metric label: those that are known, users and anonymous clients by their
+    /// names in rules, and `unknown`.
     pub(super) fn id_label<'a>(&self, identity: &'a Identity) -> &'a str {
         let known = self.registry.load().get(identity).is_some();
         if known {
             identity.as_str()
         } else if identity.is_plain() {
-            identity.device_id()
+            identity.rule_name()
         } else {
             "unknown"
         }
     }
 
-    /// Whoever shows nothing is known by its client id, or by one that was not there before.
-    fn anonymous(&self, client_id: &str, now: Now) -> Identity {
-        if !client_id.is_empty() {
-            return Identity::plain(ANONYMOUS, client_id);
-        }
+    /// A client id that was not there before.
+    pub(super) fn new_client_id(&self, now: Now) -> String {
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
-        Identity::plain(ANONYMOUS, &format!("#{:x}-{number}", now.wall_ms))
+        format!("#{:x}-{number}", now.wall_ms)
+    }
+}
+
+/// What a CONNECT asks for, of somebody who is not known yet.
+fn new_login(
+    connect: &Connect<'_>,
+    will_properties: Properties<'_>,
+    session: &Session<Token>,
+    peer: &Peer,
+) -> Login {
+    let will = connect.will.as_ref().map(|will| Will {
+        topic: will.topic.to_owned(),
+        payload: Bytes::copy_from_slice(will.payload),
+        qos: will.qos,
+        delay_s: delay(will_properties),
+        retain: will.retain,
+        properties: Bytes::copy_from_slice(will_properties.as_bytes()),
+    });
+    let expiry_s = session
+        .expiry_seconds()
+        .unwrap_or(if connect.clean_session { 0 } else { u32::MAX });
+    Login {
+        identity: Identity::device(rules::ANONYMOUS),
+        address: peer.address,
+        proof: None,
+        expires_unix: None,
+        clean: connect.clean_session,
+        persistent: expiry_s > 0,
+        expiry_s,
+        is_v5: session.is_v5(),
+        is_assigned: false,
+        is_hub: false,
+        will,
+        keep_alive_seconds: connect.keep_alive_seconds,
     }
 }
 
@@ -323,8 +422,6 @@ fn delay(properties: Properties<'_>) -> u32 {
 
 /// Why a client may not connect that could.
 const DENIED: &str = "an authorization rule denies mqtt:connect";
-/// Longest client id of a client that is in no registry.
-const CLIENT_ID_BYTES_MAX: usize = 256;
 /// What clients without credentials are.
 const ANONYMOUS: &str = "anonymous";
 /// Refused publishes remembered per identity.

@@ -32,6 +32,7 @@ mod subscribe;
 mod suspicion;
 mod sys;
 mod uplink;
+mod users;
 mod ways;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -43,18 +44,20 @@ use dashmap::DashMap;
 
 pub use attach::Attached;
 pub use client::{Client, Token};
+pub use failures::Doubt;
 pub use inbound::Descending;
 pub use log_budget::brief;
-pub use login::{Login, LoginRefused, Peer};
+pub use login::{Login, LoginRefused, Outcome, Peer};
 pub use publish::Published;
 pub use refused::Refused;
 pub use routing::Routing;
 pub use status::LinkStatus;
 pub use uplink::Uplink;
+pub use users::PasswordCheck;
 pub use ways::{Dialect, Forwarding, Inbound};
 
 use crate::identity::Identity;
-use crate::identity::registry::{self, Registry};
+use crate::identity::registry::Registry;
 use crate::identity::rules::Rules;
 use crate::limits::Limits;
 use crate::limits::pace::Pace;
@@ -148,6 +151,7 @@ pub struct Hub {
     connects: Pace,
     next_anonymous: AtomicU64,
     failures: failures::Failures,
+    passwords: users::Passwords,
     output_labels: Mutex<HashSet<String>>,
     /// Before this time no other unrouted message is explained in the log.
     explained_ms: AtomicU64,
@@ -205,6 +209,7 @@ impl Hub {
             logins: DashMap::with_shard_amount(4),
             next_anonymous: AtomicU64::new(1),
             failures: failures::Failures::default(),
+            passwords: users::Passwords::default(),
             output_labels: Mutex::default(),
             explained_ms: AtomicU64::new(0),
             refused_files: Mutex::default(),
@@ -301,20 +306,6 @@ impl Hub {
         self.connects.set(settings.limits.max_connects_per_second);
         self.settings.store(Arc::new(settings));
         self.announce(RECHECK);
-    }
-
-    /// Takes new identities; clients whose own entry changed are checked again.
-    pub fn set_registry(&self, registry: Registry) -> Vec<Identity> {
-        let old = self.registry.swap(Arc::new(registry));
-        let changed = registry::changed(&old, &self.registry.load());
-        self.ways.announce_to(&changed, RECHECK);
-        for identity in &changed {
-            // A module depends on its device's entry too.
-            self.announce_if(RECHECK, |client| {
-                client == identity || client.device_id() == identity.as_str()
-            });
-        }
-        changed
     }
 
     /// Shows in the status that a changed file was refused, or with no errors that it is good.

@@ -132,7 +132,7 @@ impl Hub {
                 max: limits.max_topic_bytes,
             });
         }
-        if client.credentials.is_none() {
+        if client.identity.is_plain() {
             return Err(Forbidden::Reserved.into());
         }
         let incoming = Incoming::read(publish.topic);

@@ -122,7 +122,7 @@ impl Hub {
             return Err((ReasonCode::QuotaExceeded, text));
         }
         let allowed = if !subscription.is_plain() {
-            if client.credentials.is_none() {
+            if client.identity.is_plain() {
                 Err(Forbidden::Reserved)
             } else {
                 policy::authorize_subscribe(client.identity(), filter).map(|_| ())

@@ -6,9 +6,11 @@
 
 pub mod authenticate;
 pub mod credentials;
+pub mod password;
 pub mod policy;
 pub mod registry;
 pub mod rules;
+pub mod users;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -26,6 +26,7 @@ use crate::files;
 use crate::http;
 use crate::hub::{Hub, Settings};
 use crate::identity::Registry;
+use crate::identity::users::Users;
 use crate::mailbox::DRAIN;
 use crate::manifest::Manifest;
 use crate::observe::Metrics;
@@ -83,6 +84,7 @@ pub type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 struct Read {
     manifest: (Manifest, RouteTable, Vec<Diagnostic>),
     registry: Registry,
+    users: Option<Users>,
     tls: SharedTls,
     upstream: Option<settings::Settings>,
 }
@@ -107,17 +109,27 @@ impl Read {
             Some(Err(error)) => keep(vec![error]),
             None => {}
         }
+        let users = read_users(config).map_err(&mut keep);
         let upstream = upward::load(config).map_err(&mut keep);
-        match (manifest, registry, upstream) {
-            (Ok(manifest), Ok(registry), Ok(upstream)) if problems.is_empty() => Ok(Self {
-                manifest,
-                registry,
-                tls,
-                upstream,
-            }),
+        match (manifest, registry, users, upstream) {
+            (Ok(manifest), Ok(registry), Ok(users), Ok(upstream)) if problems.is_empty() => {
+                Ok(Self {
+                    manifest,
+                    registry,
+                    users,
+                    tls,
+                    upstream,
+                })
+            }
             _ => Err(problems),
         }
     }
+}
+
+/// The users, if there is a file of them.
+fn read_users(config: &Config) -> Result<Option<Users>, Vec<String>> {
+    let users = config.users.as_deref().map(files::read_users);
+    users.transpose().map_err(|errors| texts(&errors))
 }
 
 /// Identities for the manifest's modules that have none.
@@ -156,12 +168,16 @@ impl Running {
         };
         let read = Read::all(&config, &mut files).map_err(StartError::Configuration)?;
         let (manifest, table, diagnostics) = read.manifest;
+        let no_random = |error: io::Error| StartError::System(error.to_string());
+        let key = files::random().map_err(no_random)?;
         let instance = instance().map_err(StartError::System)?;
         let metrics = Metrics::new(&config.iothub_hostname, &config.device_id, &instance);
         let clock = Clock::start();
         let durable = durable::open(&config, clock)?;
         let settings = settings(&config);
         let hub = Hub::new(settings, read.registry, durable, metrics);
+        hub.set_password_key(&key);
+        hub.set_users(read.users);
         hub.set_authorization(config.authorization.clone());
         hub.set_routes(table, &manifest, route_problems(&diagnostics));
         let hub = Arc::new(hub);

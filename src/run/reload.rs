@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::upward;
 use super::watching::{upstream_files, watched};
-use super::{Running, make_identities, report, route_problems, settings};
+use super::{Running, make_identities, read_users, report, route_problems, settings};
 use crate::config::Config;
 use crate::diagnostic::{Severity, texts};
 use crate::files;
@@ -38,6 +38,9 @@ impl Running {
         let identities = is(&self.config.identities) || self.files.changed(&self.config.identities);
         if identities {
             self.reload_identities();
+        }
+        if self.config.users.as_deref().is_some_and(is) {
+            self.reload_users();
         }
         let tls = self.config.tls.as_ref();
         let certificates = tls.is_some_and(|tls| {
@@ -104,6 +107,7 @@ impl Running {
         self.hub.set_authorization(config.authorization.clone());
         let files_moved = config.manifest != self.config.manifest
             || config.identities != self.config.identities
+            || config.users != self.config.users
             || config.tls != self.config.tls;
         self.config = config;
         self.reloaded("config", &path);
@@ -115,6 +119,7 @@ impl Running {
             }
             self.reload_manifest();
             self.reload_identities();
+            self.reload_users();
             self.reload_tls();
         }
     }
@@ -150,6 +155,19 @@ impl Running {
                 self.reloaded("identities", &path);
             }
             Err(errors) => self.refused("identities", &path, &errors),
+        }
+    }
+
+    fn reload_users(&mut self) {
+        let path = self.config.users.clone();
+        let path = path.unwrap_or_else(|| self.config.file.clone());
+        match read_users(&self.config) {
+            Ok(users) => {
+                let changed = self.hub.set_users(users);
+                tracing::info!(?changed, "users");
+                self.reloaded("users", &path);
+            }
+            Err(errors) => self.refused("users", &path, &errors),
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) fn watched(config: &Config) -> Vec<PathBuf> {
         paths.extend([tls.certificate.clone(), tls.key.clone()]);
         paths.extend(tls.client_ca.clone());
     }
+    paths.extend(config.users.clone());
     paths.extend(upstream_files(&config.upstream).cloned());
     paths
 }

@@ -13,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::clock::{Clock, expiry_check_ms};
+use super::passwords::{PasswordQueue, Ticket};
 use super::pending::Pending;
-use super::socket;
+use super::{Shared, socket};
 use crate::hub::{Client, Hub, Login, Now, Peer, Token};
 use crate::limits;
 use crate::limits::pace::Pace;
@@ -35,6 +36,7 @@ pub struct Connection<S> {
     io: S,
     hub: Arc<Hub>,
     clock: Clock,
+    passwords: PasswordQueue,
     peer: Peer,
     mailbox: Arc<Mailbox>,
     pending: Option<Pending>,
@@ -70,9 +72,17 @@ const LINGER: Duration = Duration::from_secs(1);
 
 enum Stage {
     Before,
+    /// Waits until its password was checked.
+    Checking(Box<Checking>),
     /// Waits until the previous connection of the identity has gone.
     Waiting(Box<Login>),
     In(Box<Client>),
+}
+
+struct Checking {
+    ticket: Ticket,
+    /// When it has waited too long.
+    deadline_ms: u64,
 }
 
 /// What a turn found.
@@ -86,13 +96,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// the time for CONNECT counts from `since`, when it was accepted.
     pub fn new(
         io: S,
-        hub: Arc<Hub>,
-        clock: Clock,
+        shared: Shared,
         peer: Peer,
         mailbox: Arc<Mailbox>,
         pending: Pending,
         since: Now,
     ) -> Self {
+        let Shared {
+            hub,
+            clock,
+            passwords,
+            ..
+        } = shared;
         let limits = hub.limits();
         let timing = Timing {
             connect_ms: limits.connect_timeout_seconds * 1000,
@@ -107,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             io,
             hub,
             clock,
+            passwords,
             peer,
             mailbox,
             pending: Some(pending),
@@ -160,7 +176,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.hub.detach(*client, self.session, &close, now);
             }
             Stage::Waiting(login) => self.hub.stop_waiting(&login, &self.mailbox),
-            Stage::Before => tracing::debug!(%address, "connection closed: {close}"),
+            Stage::Before | Stage::Checking(_) => {
+                tracing::debug!(%address, "connection closed: {close}")
+            }
         }
     }
 
@@ -177,6 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             self.now = self.clock.now();
             self.take_mail(cx)?;
+            self.take_answer(cx)?;
             self.check_timer(cx)?;
             let read = self.read(cx, output_max)?;
             if let Stage::In(client) = &mut self.stage {
@@ -190,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let was_full = self.session.output().len() >= output_max;
             self.write(cx)?;
             let has_room_again = was_full && self.session.output().len() < output_max;
-            if matches!(read, Turn::Idle) && !has_room_again {
+            if matches!(read, Turn::Idle) && !has_room_again && !self.take_answer(cx)? {
                 // What was delivered may have set a deadline.
                 self.check_timer(cx)?;
                 self.go_idle();
@@ -247,10 +266,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
+    /// Goes on once the password was checked, or has waited for too long; false if it goes on as
+    /// before.
+    fn take_answer(&mut self, cx: &mut Context<'_>) -> Result<bool, Close> {
+        let Stage::Checking(checking) = &mut self.stage else {
+            return Ok(false);
+        };
+        let answer = match checking.ticket.poll(cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending if checking.deadline_ms <= self.now.ms => None,
+            Poll::Pending => return Ok(false),
+        };
+        let checked = self.hub.checked(checking.ticket.check(), answer, self.now);
+        self.decided(checked)?;
+        Ok(true)
+    }
+
     fn check_timer(&mut self, cx: &mut Context<'_>) -> Result<(), Close> {
         loop {
             let session_ms = self.session.next_timeout().unwrap_or(u64::MAX);
-            let due_ms = session_ms.min(self.expiry_ms).min(self.paced_ms);
+            let deadlines = [self.expiry_ms, self.paced_ms, self.answer_ms()];
+            let due_ms = deadlines.into_iter().fold(session_ms, u64::min);
             // A deadline that moved out is noticed when the old one fires.
             if due_ms < self.timer_ms {
                 self.timer_ms = due_ms;
@@ -277,6 +313,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.expiry_ms = expiry_check_ms(client.expires_unix(), self.now);
             }
             self.timer_ms = u64::MAX;
+            self.take_answer(cx)?;
+        }
+    }
+
+    /// By when the password has to be checked.
+    fn answer_ms(&self) -> u64 {
+        match &self.stage {
+            Stage::Checking(checking) => checking.deadline_ms,
+            _ => u64::MAX,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod clock;
 mod connection;
+mod passwords;
 mod pending;
 mod proxy;
 pub(crate) mod socket;
@@ -22,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub use clock::Clock;
 use connection::Connection;
+use passwords::PasswordQueue;
 use pending::Pending;
 pub use pending::PendingSet;
 use tls::SharedTls;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub tls: SharedTls,
     /// Connections before login.
     pub pending: PendingSet,
+    /// Passwords that wait to be checked.
+    passwords: PasswordQueue,
 }
 
 impl Shared {
@@ -60,6 +64,7 @@ impl Shared {
     #[must_use]
     pub fn new(hub: Arc<Hub>, clock: Clock, tls: SharedTls) -> Self {
         Self {
+            passwords: PasswordQueue::new(Arc::clone(&hub), clock),
             hub,
             clock,
             tls,
@@ -172,9 +177,8 @@ impl Arrival {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
-        let Shared { hub, clock, .. } = self.shared;
-        let (peer, mailbox, pending) = (self.peer, self.mailbox, self.pending);
-        let connection = Connection::new(stream, hub, clock, peer, mailbox, pending, self.since);
+        let (peer, mailbox, place) = (self.peer, self.mailbox, self.pending);
+        let connection = Connection::new(stream, self.shared, peer, mailbox, place, self.since);
         Box::pin(connection.serve()).await;
     }
 

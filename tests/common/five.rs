@@ -122,6 +122,23 @@ impl Five {
         (five, connack)
     }
 
+    /// Connects as a user, for this connection alone; also the CONNACK.
+    pub async fn user(hub: &Hub, client_id: &str, name: &str, password: &str) -> (Self, Got) {
+        let mut five = Self::open(hub.tcp()).await;
+        five.send(&FromClient::Connect(Connect {
+            clean_start: true,
+            keep_alive_seconds: 60,
+            properties: Properties::EMPTY,
+            client_id,
+            will: None,
+            username: Some(name),
+            password: Some(password.as_bytes()),
+        }))
+        .await;
+        let connack = five.receive().await;
+        (five, connack)
+    }
+
     pub async fn send(&mut self, packet: &FromClient<'_>) {
         let mut out = BytesMut::new();
         v5::encode_from_client(packet, &mut out).unwrap();

@@ -3,8 +3,8 @@
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::clock::expiry_check_ms;
-use super::{Connection, Stage};
-use crate::hub::{Attached, Published, Token, brief};
+use super::{Checking, Connection, Stage};
+use crate::hub::{Attached, Login, LoginRefused, Outcome, Published, Token, brief};
 use crate::limits;
 use crate::mqtt::v5::{self, Properties, ReasonCode};
 use crate::mqtt::{self, Connect, ConnectReturnCode, DecodeError, Publish};
@@ -275,11 +275,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let now = self.now;
         let came = (connect, will_properties);
         match self.hub.login(came, &self.session, &self.peer, now) {
+            Ok(Outcome::In(login)) => self.decided(Ok(login)),
+            Ok(Outcome::Check(check)) => {
+                let wait_ms = self.hub.limits().connect_timeout_seconds * 1000;
+                self.stage = Stage::Checking(Box::new(Checking {
+                    ticket: self.passwords.submit(check),
+                    deadline_ms: now.ms + wait_ms,
+                }));
+                Ok(())
+            }
+            Err(refused) => self.decided(Err(refused)),
+        }
+    }
+
+    /// The hub has decided who comes in.
+    pub(super) fn decided(
+        &mut self,
+        decision: Result<Box<Login>, LoginRefused>,
+    ) -> Result<(), Close> {
+        let now = self.now;
+        match decision {
             Ok(login) => {
-                self.stage = Stage::Waiting(Box::new(login));
+                self.stage = Stage::Waiting(login);
                 self.attach()
             }
             Err(refused) => {
+                self.stage = Stage::Before;
                 let (code, close) = (refused.code, refused.close);
                 self.session.refuse(now.ms, refused.delay_ms, code, close);
                 self.session.handle_timeout(now.ms)

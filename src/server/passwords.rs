@@ -1,0 +1,270 @@
+//! Passwords are checked beside the tokio workers, two at a time in the process (`DESIGN` §5).
+//!
+//! What waits is not served in its order: of those that wait, the one against which least speaks
+//! goes first ([`Hub::doubt`]). So a flood of wrong passwords holds itself up. There are no more in
+//! the queue than connections before login, since a check leaves it with its connection.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use super::clock::Clock;
+use crate::hub::{Hub, PasswordCheck};
+
+/// Checks that run at a time: what their hashes need of memory is bounded by this too.
+const RUNNING_MAX: usize = 2;
+
+/// The passwords that wait to be checked.
+#[derive(Debug, Clone)]
+pub struct PasswordQueue(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    hub: Arc<Hub>,
+    clock: Clock,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    running: usize,
+    next: u64,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    check: Arc<PasswordCheck>,
+    done: oneshot::Sender<Option<bool>>,
+}
+
+/// One connection's check; dropping it takes the check out of the queue.
+#[derive(Debug)]
+pub struct Ticket {
+    queue: PasswordQueue,
+    number: u64,
+    check: Arc<PasswordCheck>,
+    done: oneshot::Receiver<Option<bool>>,
+}
+
+impl PasswordQueue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            hub,
+            clock,
+            queue: Mutex::default(),
+        }))
+    }
+
+    /// Has a password checked. Must be called within a runtime.
+    #[must_use]
+    pub fn submit(&self, check: Box<PasswordCheck>) -> Ticket {
+        let check: Arc<PasswordCheck> = check.into();
+        let (answer, done) = oneshot::channel();
+        let mut queue = self.lock();
+        let number = queue.next;
+        queue.next += 1;
+        let waiting = Waiting {
+            check: Arc::clone(&check),
+            done: answer,
+        };
+        queue.waiting.insert(number, waiting);
+        if queue.running < RUNNING_MAX {
+            queue.running += 1;
+            let queue = self.clone();
+            tokio::task::spawn_blocking(move || queue.work());
+        }
+        drop(queue);
+        Ticket {
+            queue: self.clone(),
+            number,
+            check,
+            done,
+        }
+    }
+
+    /// Checks until nothing waits.
+    fn work(&self) {
+        while let Some(Waiting { check, done }) = self.next() {
+            let answer = check.carry_out();
+            // Its connection may have gone.
+            let _ = done.send(answer);
+        }
+    }
+
+    /// The check that is due; without one, whoever asks has to end.
+    fn next(&self) -> Option<Waiting> {
+        let Inner { hub, clock, .. } = &*self.0;
+        let now = clock.now();
+        let mut queue = self.lock();
+        let waiting = queue.waiting.iter();
+        let due = waiting.min_by_key(|(number, one)| (hub.doubt(&one.check, now), **number));
+        let due = due.map(|(number, _)| *number);
+        let due = due.and_then(|number| queue.waiting.remove(&number));
+        if due.is_none() {
+            queue.running -= 1;
+        }
+        due
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// What is checked.
+    #[must_use]
+    pub fn check(&self) -> &PasswordCheck {
+        &self.check
+    }
+
+    /// The answer, once it is there: that of [`PasswordCheck::carry_out`].
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
+        let done = std::pin::Pin::new(&mut self.done);
+        done.poll(cx).map(|answer| answer.ok().flatten())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let left = self.queue.lock().waiting.remove(&self.number);
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Durable, Now, Outcome, Peer, Settings, Token};
+    use crate::identity::Registry;
+    use crate::identity::users::Users;
+    use crate::limits::Limits;
+    use crate::mqtt::Connect;
+    use crate::mqtt::v5::Properties;
+    use crate::observe::Metrics;
+    use crate::session::{Session, Timing};
+    use crate::store::journal::Journal;
+    use crate::store::{Bounds, Store};
+
+    /// Of `hunter2`.
+    const HASH: &str = "$2y$04$abcdefghijklmnopqrstuuV3duMsC0HpUex6N9qapiuOHHWkwRXVm";
+    const NOW: Now = Now {
+        ms: 0,
+        unix: 1_700_000_000,
+        wall_ms: 1_700_000_000_000,
+    };
+
+    fn hub() -> Arc<Hub> {
+        let bounds = Bounds {
+            max_bytes: 1 << 20,
+            endpoint_max_bytes: 1 << 20,
+            endpoint_max_messages: 100,
+            drop_oldest: false,
+        };
+        let settings = Settings {
+            device_id: "edge-1".to_owned(),
+            iothub_hostname: "hub.example".to_owned(),
+            gateway_hostname: "localhost".to_owned(),
+            limits: Limits::default(),
+            bounds,
+            log: None,
+        };
+        let durable = Durable {
+            store: Arc::new(Store::memory(bounds, (0, 0))),
+            journal: Journal::memory(),
+            sessions: BTreeMap::new(),
+            lost_messages: 0,
+            purged_messages: 0,
+        };
+        let metrics = Metrics::new("hub.example", "edge-1", "1");
+        let hub = Hub::new(settings, Registry::default(), durable, metrics);
+        hub.set_password_key(&[7; 32]);
+        let users = format!("ann:{HASH}\nbob:{HASH}");
+        hub.set_users(Some(Users::parse(&users).unwrap()));
+        Arc::new(hub)
+    }
+
+    fn check(hub: &Hub, from: u8, name: &str, password: &str) -> Box<PasswordCheck> {
+        let connect = Connect {
+            clean_session: true,
+            keep_alive_seconds: 0,
+            client_id: "x",
+            will: None,
+            username: Some(name),
+            password: Some(password.as_bytes()),
+        };
+        let timing = Timing {
+            connect_ms: 1,
+            publish_stall_ms: 1,
+            ack_stall_ms: 1,
+            window: 1,
+        };
+        let session: Session<Token> = Session::new(timing, 0);
+        let peer = Peer {
+            address: [127, 0, 0, from].into(),
+            certificate: None,
+            anonymous: false,
+        };
+        match hub.login((&connect, Properties::EMPTY), &session, &peer, NOW) {
+            Ok(Outcome::Check(check)) => check,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_check_is_answered_and_two_run_at_a_time() {
+        let hub = hub();
+        let queue = PasswordQueue::new(Arc::clone(&hub), Clock::start());
+        let submitted = (0..20).map(|number| {
+            let password = if number % 3 == 0 {
+                "hunter2"
+            } else {
+                "hunter3"
+            };
+            queue.submit(check(&hub, 1, "ann", password))
+        });
+        let tickets: Vec<_> = submitted.collect();
+        assert!(queue.lock().running <= RUNNING_MAX);
+        for (number, mut ticket) in tickets.into_iter().enumerate() {
+            let answer = std::future::poll_fn(|cx| ticket.poll(cx)).await;
+            assert_eq!(answer, Some(number % 3 == 0));
+        }
+        assert!(queue.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn the_least_doubtful_goes_first_and_who_left_not_at_all() {
+        let hub = hub();
+        let queue = PasswordQueue::new(Arc::clone(&hub), Clock::start());
+        // Nobody works: it looks as if two were at it already.
+        queue.lock().running = RUNNING_MAX;
+        let submit = |from, name| queue.submit(check(&hub, from, name, "hunter3"));
+        let guess = check(&hub, 1, "ann", "hunter3");
+        let _ = hub.checked(&guess, Some(false), NOW);
+        let tickets = [
+            submit(1, "ann"),
+            submit(1, "bob"),
+            submit(2, "ann"),
+            submit(2, "bob"),
+            submit(3, "ann"),
+        ];
+        let [_first, _second, third, _fourth, _fifth] = &tickets;
+        let numbers: Vec<_> = tickets.iter().map(|ticket| ticket.number).collect();
+        let mut order = Vec::new();
+        let gone = third.number;
+        let mut tickets = Vec::from(tickets);
+        drop(tickets.remove(2));
+        while let Some(next) = queue.next() {
+            let same = |ticket: &&Ticket| Arc::ptr_eq(&ticket.check, &next.check);
+            order.push(tickets.iter().find(same).unwrap().number);
+        }
+        assert!(!order.contains(&gone));
+        assert_eq!(order, [numbers[3], numbers[4], numbers[1], numbers[0]]);
+        assert_eq!(queue.lock().running, RUNNING_MAX - 1);
+    }
+}
