@@ -11,7 +11,7 @@ use super::users::PasswordCheck;
 use super::{Hub, Now, brief};
 use crate::identity::password::StoredHash;
 use crate::identity::registry::{self, Registry};
-use crate::identity::rules::{self, Action, Decision, USER_PREFIX};
+use crate::identity::rules::{self, Action, CERTIFICATE_PREFIX, Decision, USER_PREFIX};
 use crate::identity::{self, Audience, ClientCertificate, Credentials, Denied, Identity, Password};
 use crate::iothub::username::UserName;
 use crate::mailbox::RECHECK;
@@ -50,6 +50,8 @@ pub struct Login {
 pub(super) enum Proof {
     /// A device or module, by what it showed.
     Registry(Credentials),
+    /// A certificate that stands for itself.
+    Certificate(Box<ClientCertificate>),
     /// A user, by the hash that its password had.
     User {
         name: Box<str>,
@@ -214,6 +216,9 @@ impl Hub {
         if let Some(name) = self.user_name(connect) {
             return self.login_user(name, connect, login, now);
         }
+        if let Some(shown) = self.stands_for_itself(connect, peer) {
+            return self.login_certificate(shown, connect, login, now);
+        }
         let claimed = match connect.username {
             Some(name) => {
                 let name = UserName::parse(name).map_err(|error| {
@@ -283,7 +288,10 @@ impl Hub {
         for identity in &changed {
             // A module depends on its device's entry too.
             self.announce_if(RECHECK, |client| {
-                client == identity || client.device_id() == identity.as_str()
+                let name = client.rule_name();
+                client == identity
+                    || client.device_id() == identity.as_str()
+                    || name.strip_prefix(CERTIFICATE_PREFIX) == Some(identity.as_str())
             });
         }
         changed
@@ -304,6 +312,11 @@ impl Hub {
             Some(Proof::User { name, hash }) if !self.is_current(name, hash) => {
                 let text = "the user was removed, or has another password";
                 return Err(Close::Revoked(text.to_owned()));
+            }
+            Some(Proof::Certificate(shown)) => {
+                let checked = self.check_certificate(shown, now);
+                let (_, expires_unix) = checked.map_err(|why| Close::Revoked(why.text))?;
+                client.expires_unix = Some(expires_unix);
             }
             Some(Proof::User { .. }) | None => {}
         }

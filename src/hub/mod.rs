@@ -8,6 +8,7 @@ mod address;
 mod append;
 mod attach;
 mod beside;
+mod certificates;
 mod client;
 mod counts;
 mod deliver;

@@ -82,8 +82,17 @@ impl Hub {
 
     /// What the rules say.
     pub(super) fn decide(&self, identity: &Identity, action: Action<'_>) -> Decision {
+        self.rules.load().decide(&self.who(identity), action)
+    }
+
+    /// Whether a rule speaks of this client.
+    pub(super) fn is_named(&self, identity: &Identity) -> bool {
+        self.rules.load().names(&self.who(identity))
+    }
+
+    fn who<'a>(&'a self, identity: &'a Identity) -> Who<'a> {
         let is_plain = identity.is_plain();
-        let who = Who {
+        Who {
             name: identity.rule_name(),
             client_id: match identity.module_id() {
                 Some(client_id) if is_plain => client_id,
@@ -92,7 +101,6 @@ impl Hub {
             device_id: (!is_plain).then(|| identity.device_id()),
             module_id: identity.module_id().filter(|_| !is_plain),
             this_device_id: self.device_id(),
-        };
-        self.rules.load().decide(&who, action)
+        }
     }
 }

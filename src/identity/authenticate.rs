@@ -248,6 +248,33 @@ fn check_certificate(
         Authentication::CertificateAuthority => None,
     };
     let is_registered = |all: &Vec<_>| all.iter().any(|one: &Thumbprint| one.is_of(shown));
+    check_use(shown, now)?;
+    if shown.common_name.as_deref() != Some(identity.as_str()) {
+        return Err(Denied::CertificateName);
+    }
+    match thumbprints {
+        Some(thumbprints) if is_registered(thumbprints) => {}
+        Some(_) => return Err(Denied::CertificateThumbprint),
+        None => check_authority(shown)?,
+    }
+    check_enabled(registry, entry)?;
+    Ok(shown.not_after)
+}
+
+/// Whether a certificate that names no identity of the registry is good: the trust bundle vouches
+/// for it, and it is made for clients. Returns its last second, since 1970. Who it is, and whether
+/// anybody wants it, is for others to say.
+///
+/// # Errors
+///
+/// [`Denied`] with the first reason.
+pub fn vouched_for(shown: &ClientCertificate, now_unix_seconds: u64) -> Result<u64, Denied> {
+    check_use(shown, now_unix_seconds)?;
+    check_authority(shown)?;
+    Ok(shown.not_after)
+}
+
+fn check_use(shown: &ClientCertificate, now: u64) -> Result<(), Denied> {
     if now < shown.not_before {
         return Err(Denied::CertificateNotYetValid);
     }
@@ -257,18 +284,17 @@ fn check_certificate(
     if !shown.is_for_client_auth {
         return Err(Denied::CertificateUsage);
     }
-    if shown.common_name.as_deref() != Some(identity.as_str()) {
-        return Err(Denied::CertificateName);
+    Ok(())
+}
+
+fn check_authority(shown: &ClientCertificate) -> Result<(), Denied> {
+    if shown.is_ca {
+        return Err(Denied::CertificateIsCa);
     }
-    match thumbprints {
-        Some(thumbprints) if is_registered(thumbprints) => {}
-        Some(_) => return Err(Denied::CertificateThumbprint),
-        None if shown.is_ca => return Err(Denied::CertificateIsCa),
-        None if !shown.ca_trusted => return Err(Denied::CertificateUntrusted),
-        None => {}
+    if !shown.ca_trusted {
+        return Err(Denied::CertificateUntrusted);
     }
-    check_enabled(registry, entry)?;
-    Ok(shown.not_after)
+    Ok(())
 }
 
 /// A module is enabled only if its device is, where that is listed (facts §3.1).

@@ -187,6 +187,13 @@ impl Rules {
         self.statements.is_empty()
     }
 
+    /// Whether a statement speaks of this client.
+    #[must_use]
+    pub fn names(&self, who: &Who<'_>) -> bool {
+        let mut subjects = self.statements.iter().flat_map(|one| &one.subjects);
+        subjects.any(|one| one.is(who))
+    }
+
     /// What the rules say of what a client wants.
     #[must_use]
     pub fn decide(&self, who: &Who<'_>, action: Action<'_>) -> Decision {
