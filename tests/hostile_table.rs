@@ -87,12 +87,17 @@ impl Scene {
             idle_files: BTreeMap::new(),
         };
         // What the hub makes at first use is there afterwards.
+        let sockets = |scene: &Self| scene.files().get("socket").copied();
+        let fresh = sockets(&scene);
         let watch = scene.watch();
         watch.amid("nothing");
         for row in rows::parse(WARM).unwrap() {
             rows::run(&row, "warm", &scene.ports).unwrap();
         }
         watch.end();
+        scene
+            .hub
+            .until("who came first is gone", |_| sockets(&scene) == fresh);
         scene.idle_files = scene.files();
         scene.idle_kib = scene.memory_kib();
         scene
@@ -153,7 +158,9 @@ impl Scene {
             };
             let target = target.strip_prefix(&self.hub.dir).unwrap_or(&target);
             // Files of the store take turns.
-            let folder = target.parent().filter(|_| target.is_relative());
+            let folder = target
+                .parent()
+                .filter(|folder| target.is_relative() && !folder.as_os_str().is_empty());
             let kind = folder.unwrap_or(target).to_string_lossy();
             let kind = kind.split(':').next().unwrap_or_default().to_owned();
             *files.entry(kind).or_default() += 1;
