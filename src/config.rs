@@ -23,7 +23,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Position};
 use crate::identity::rules::Statement;
 use crate::limits::{CONFIG_BYTES_MAX, Limits};
 use reader::Reader;
-pub use upstream::{DrainOrder, Subscription, Upstream, UpstreamKind};
+pub use upstream::{DrainOrder, MqttVersion, Subscription, Upstream, UpstreamKind};
 pub use values::AddressRange;
 
 /// Environment variables with this prefix override keys of the file.

@@ -14,6 +14,7 @@ mod proxy;
 pub mod settings;
 pub mod standing;
 pub mod talk;
+mod words;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -124,6 +124,7 @@ fn the_defaults_are_the_documented_ones() {
             qos: 1,
             proxy: None,
             window: 100,
+            version: MqttVersion::V311,
             drain: DrainOrder::Fifo,
             live_share: 80,
             max_messages_per_second: 0,
@@ -238,6 +239,7 @@ fn the_upstream_section(upstream: Upstream) {
         .collect();
     assert_eq!(servers, ["one:8883", "two:8883"]);
     assert_eq!(upstream.qos, 0);
+    assert_eq!(upstream.version, MqttVersion::V5);
     assert_eq!(upstream.drain, DrainOrder::LiveFirst);
     assert_eq!(upstream.max_message_bytes, Some(131_072));
     let subscription = &upstream.subscribe[0];

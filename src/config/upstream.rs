@@ -51,6 +51,8 @@ pub struct Upstream {
     pub subscribe: Vec<Subscription>,
     /// Quality of service of publications: 0 or 1. Default 1.
     pub qos: u8,
+    /// What is spoken. Default 3.1.1.
+    pub version: MqttVersion,
     /// HTTP proxy to connect through.
     pub proxy: Option<Server>,
     /// Messages sent and not acknowledged yet, of one connection. Default 100.
@@ -84,6 +86,15 @@ pub enum UpstreamKind {
     Mqtt,
 }
 
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1.
+    V311,
+    /// 5.
+    V5,
+}
+
 /// Order in which a backlog leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainOrder {
@@ -112,6 +123,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
         ("fifo", DrainOrder::Fifo),
         ("live-first", DrainOrder::LiveFirst),
     ];
+    let versions = [("3.1.1", MqttVersion::V311), ("5", MqttVersion::V5)];
     let kind = section.choice("kind", &kinds, UpstreamKind::None);
     let transport = section.choice("transport", &TRANSPORTS, Transport::Tls);
     let port = if transport.is_encrypted() {
@@ -135,6 +147,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
         topic: topic_of(&mut section),
         subscribe: subscriptions(&mut section),
         qos: section.number("qos", 0..=1, 1),
+        version: section.choice("version", &versions, MqttVersion::V311),
         proxy: section.parsed("proxy", proxy),
         window: section.number("window", 1..=u16::MAX, 100),
         drain: section.choice("drain", &drains, DrainOrder::Fifo),
@@ -147,13 +160,6 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
         idle_timeout_seconds: section.number("idle_timeout_seconds", 1..=86_400, 3600),
         token_ttl_seconds: section.number("token_ttl_seconds", 5..=31_536_000, 3600),
     };
-    let version = section.choice("version", &[("3.1.1", true), ("5", false)], true);
-    if !version && kind != UpstreamKind::None {
-        let origin = section.reader.origin(&["upstream.version"]);
-        let message = "MQTT 5 towards the cloud is not available in this version".to_owned();
-        let hint = Some("\"3.1.1\" is".to_owned());
-        section.reader.error(&origin, message, hint);
-    }
     section.finish(&ROOT_KEYS);
     upstream
 }
@@ -238,7 +244,8 @@ pub(super) fn check(reader: &mut Reader<'_>, upstream: &mut Upstream, iothub_hos
         error("certificate", message, None);
     }
     let is_iothub = upstream.kind == UpstreamKind::IotHub;
-    if upstream.servers.is_empty() && is_iothub {
+    let is_cloud = upstream.servers.is_empty() && is_iothub;
+    if is_cloud {
         upstream
             .servers
             .extend(Server::parse(iothub_hostname, PORTS.0));
@@ -260,9 +267,16 @@ pub(super) fn check(reader: &mut Reader<'_>, upstream: &mut Upstream, iothub_hos
             error(key, &message, Some(hint));
         }
     }
-    if upstream.password_file.is_some() && upstream.username.is_none() {
+    let is_v311 = upstream.version == MqttVersion::V311;
+    if is_v311 && upstream.password_file.is_some() && upstream.username.is_none() {
         let message = "a password needs a `username` (MQTT 3.1.1 §3.1.2.9)";
         error("password_file", message, None);
+    }
+    if is_cloud && !is_v311 {
+        let origin = reader.origin(&["upstream.version", "upstream.kind"]);
+        let message = "the IoT Hub itself speaks MQTT 3.1.1".to_owned();
+        let hint = "\"5\" is for an edgehub above this one, which `servers` names";
+        reader.warning(&origin, message, Some(hint.to_owned()));
     }
     remarks(reader, upstream);
 }

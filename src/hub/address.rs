@@ -8,10 +8,12 @@ use crate::limits::TOPIC_BYTES_MAX;
 use crate::message::Message;
 use crate::topic::template::{Unfit, Variable};
 
-/// The topic of a message up there, in two parts.
+/// The topic of a message up there, in two parts; with a template the bag is no part of it where it
+/// goes `beside` (MQTT 5).
 pub(super) fn address(
     dialect: &Dialect,
     message: &Message,
+    beside: bool,
     topic: &mut Vec<u8>,
     suffix: &mut Vec<u8>,
 ) -> Result<(), Unfit> {
@@ -29,7 +31,7 @@ pub(super) fn address(
                 Variable::Property(name) => bag::property(&message.bag, name),
             };
             template.write(value, topic)?;
-            if template.takes_bag() {
+            if template.takes_bag() && !beside {
                 suffix.extend_from_slice(&message.bag);
             }
         }

@@ -1,9 +1,11 @@
-//! What MQTT 5 sends beside topic and payload, as properties of a message.
+//! What MQTT 5 sends beside topic and payload, as properties of a message, and the other way.
+
+use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::iothub::bag::{self, BagError, PROPERTIES_MAX};
-use crate::message::{Properties, SystemProperty};
+use crate::message::{Message, Properties, SystemProperty};
 use crate::mqtt::v5::{self, Place, Property, encode_properties};
 
 /// Adds what came with a PUBLISH of MQTT 5 to what its topic says (MQTT 5 §3.3.2.3): user
@@ -28,12 +30,14 @@ pub(super) fn add(
         .map(|seconds| u64::from(seconds) * 1000))
 }
 
-/// The same for a message of the plain topic space, whose subscribers get it whatever it says:
-/// what cannot be a property is left out.
-pub(super) fn add_what_fits(sent: v5::Properties<'_>, properties: &mut Properties) {
+/// The same for a message that is taken whatever it says: what cannot be a property is left out,
+/// and then it is false.
+pub(super) fn add_what_fits(sent: v5::Properties<'_>, properties: &mut Properties) -> bool {
+    let mut is_whole = sent.iter().nth(PROPERTIES_MAX).is_none();
     for property in sent.iter().take(PROPERTIES_MAX) {
-        let _ = add_one(property, properties);
+        is_whole &= add_one(property, properties).is_ok();
     }
+    is_whole
 }
 
 fn add_one(property: Property<'_>, properties: &mut Properties) -> Result<(), BagError> {
@@ -104,3 +108,46 @@ fn is_text(text: &str) -> bool {
 }
 
 const JSON: &str = "application/json";
+
+/// The properties of a PUBLISH that carries a message upwards: what its bag says, unless the topic
+/// says it, and what is left of its time. `$.ct` and `$.cid` have properties of their own.
+pub(super) fn upwards<'a>(
+    message: &Message,
+    is_in_topic: bool,
+    left_ms: Option<u64>,
+    out: &'a mut BytesMut,
+) -> v5::Properties<'a> {
+    let (mut content_type, mut correlation) = (None, None);
+    let mut users: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    let mut is_text = false;
+    let bag: &[u8] = if is_in_topic { b"" } else { &message.bag };
+    for (name, value) in bag::pairs(bag) {
+        match &*name {
+            "$.ct" if !value.is_empty() => content_type = Some(bag::text(value)),
+            "$.cid" if !value.is_empty() => {
+                correlation = Some(bag::bytes(value));
+            }
+            _ => {
+                is_text |= name == "$.ce" && value.eq_ignore_ascii_case(b"utf-8");
+                users.push((name, bag::text(value)));
+            }
+        }
+    }
+    // Servers may look, and refuse what is none (MQTT-3.3.2-4).
+    let is_text = is_text && std::str::from_utf8(&message.payload).is_ok();
+    let expiry = left_ms.map(|ms| u32::try_from(ms.div_ceil(1000).max(1)).unwrap_or(u32::MAX));
+    let own = [
+        is_text.then_some(Property::PayloadFormat(true)),
+        expiry.map(Property::MessageExpiry),
+        content_type.as_deref().map(Property::ContentType),
+        correlation.as_deref().map(Property::CorrelationData),
+    ];
+    let users = users
+        .iter()
+        .map(|(name, value)| Property::User(name, value));
+    out.clear();
+    let all = own.into_iter().flatten().chain(users);
+    let written = encode_properties(out, Place::ClientPublish, all);
+    debug_assert!(written.is_ok(), "{written:?}");
+    v5::Properties::parse(out, Place::ClientPublish).unwrap_or_default()
+}

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::route::TOPIC;
-use super::{Hub, Now, Uplink, lose};
+use super::route::{BAG_BYTES_MAX, TOPIC};
+use super::{Hub, Now, Uplink, beside, brief, lose};
 use crate::identity::Identity;
 use crate::iothub::bag;
 use crate::message::{Message, Origin, Priority, Properties};
 use crate::mqtt::Publish;
+use crate::mqtt::v5::{self, ReasonCode};
 use crate::store::{self, Append, Copy};
 use crate::topic;
 
@@ -24,53 +25,79 @@ pub struct Descending {
 }
 
 impl Hub {
-    /// Makes a message of what came from above; `None` where no subscription asks for it.
-    #[must_use]
+    /// Makes a message of what came from above; 3.1.1 has no properties.
+    ///
+    /// # Errors
+    /// What PUBACK says, where that has words for it, of a message that is counted and not taken;
+    /// success of one that no subscription asks for.
     pub fn descending(
         &self,
         uplink: &Uplink,
-        publish: &Publish<'_>,
+        (publish, sent): (&Publish<'_>, v5::Properties<'_>),
         now: Now,
-    ) -> Option<Descending> {
-        let routing = self.routing();
+    ) -> Result<Descending, ReasonCode> {
         let max = self.limits().max_message_bytes;
         let origin = Origin::new(Identity::module(self.device_id(), ABOVE), None);
         let from = origin.sender.as_str();
         if publish.payload.len() > max {
             self.count_dropped("too_large", from, "");
-            return None;
-        }
-        let mut copies: Vec<Copy> = Vec::new();
-        let inbound = uplink.forwarding().inbound.iter();
-        for inbound in inbound.filter(|one| topic::matches(&one.filter, publish.topic)) {
-            let queue = self.store.queue(&inbound.input);
-            if !copies.iter().any(|copy| Arc::ptr_eq(&copy.queue, &queue)) {
-                copies.push(Copy {
-                    queue,
-                    priority: Priority::DEFAULT,
-                    ttl_ms: routing.ttl_ms,
-                });
-            }
-        }
-        copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
-        if copies.is_empty() {
-            self.count_dropped("no_route", from, "");
-            return None;
+            return Err(ReasonCode::QuotaExceeded);
         }
         let mut properties = Properties::default();
+        let is_whole = beside::add_what_fits(sent, &mut properties);
+        let expiry_ms = sent
+            .message_expiry()
+            .map(|seconds| u64::from(seconds) * 1000);
+        // The sender may want less, never more.
+        let ttl_ms = self.routing().ttl_ms.into_iter().chain(expiry_ms).min();
+        let copies = self.copies(uplink, publish.topic, ttl_ms);
+        if copies.is_empty() {
+            self.count_dropped("no_route", from, "");
+            return Err(ReasonCode::Success);
+        }
         properties.set(TOPIC, Some(publish.topic));
         let mut encoded = Vec::new();
         bag::encode(&properties, &origin.sender, &mut encoded);
+        if encoded.len() > BAG_BYTES_MAX && !sent.is_empty() {
+            self.count_dropped("properties_too_long", from, "");
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        if !is_whole && self.may_log() {
+            let topic = brief(publish.topic);
+            tracing::warn!(
+                topic,
+                "a message from the cloud is taken without a property: it has no name, is \
+                 correlation data that is no text, or one too many"
+            );
+        }
         let message = Message {
             bag: encoded.into(),
             payload: Bytes::copy_from_slice(publish.payload),
             origin: Arc::new(origin),
             received_ms: now.ms,
         };
-        Some(Descending {
+        Ok(Descending {
             message: Arc::new(message),
             copies,
         })
+    }
+
+    /// One for each input whose subscription matches.
+    fn copies(&self, uplink: &Uplink, topic: &str, ttl_ms: Option<u64>) -> Vec<Copy> {
+        let mut copies: Vec<Copy> = Vec::new();
+        let inbound = uplink.forwarding().inbound.iter();
+        for inbound in inbound.filter(|one| topic::matches(&one.filter, topic)) {
+            let queue = self.store.queue(&inbound.input);
+            if !copies.iter().any(|copy| Arc::ptr_eq(&copy.queue, &queue)) {
+                copies.push(Copy {
+                    queue,
+                    priority: Priority::DEFAULT,
+                    ttl_ms,
+                });
+            }
+        }
+        copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
+        copies
     }
 
     /// Appends it to its queues; `None` while there is no room, of which the mailbox is told with

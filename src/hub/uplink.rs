@@ -3,12 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod hold;
+
+use bytes::BytesMut;
+
 use super::address::address;
-use super::client::{Place, Resumed, Scratch, Sent, Token};
+use super::client::{Resumed, Scratch, Sent, Token};
 use super::deliver::token;
-use super::suspicion::{Suspicion, hold_ms};
-use super::ways::{Forwarding, Way};
-use super::{Hub, Now, lose};
+use super::suspicion::Suspicion;
+use super::ways::{Dialect, Forwarding, TOO_LARGE_FOR_CLOUD, Way};
+use super::{Hub, Now, beside, lose};
 use crate::identity::Identity;
 use crate::mailbox::Mailbox;
 use crate::message::Priority;
@@ -16,6 +20,7 @@ use crate::mqtt::{PacketId, QoS};
 use crate::observe::{self, Runs};
 use crate::session::{InFlight, Outgoing, Upward};
 use crate::store::{Delivery, Queue};
+use hold::{Probe, release_held};
 
 /// Messages fetched from a queue at a time: one lock for many, and others get their turn.
 const FETCH_MAX: usize = 32;
@@ -43,6 +48,7 @@ pub struct Uplink {
     pub(super) scratch: Scratch,
     topic: Vec<u8>,
     suffix: Vec<u8>,
+    properties: BytesMut,
 }
 
 /// One queue that the connection empties.
@@ -55,6 +61,7 @@ struct Source {
     /// Until when it is left alone, and how often it was.
     held_ms: u64,
     held_times: u32,
+    probe: Probe,
 }
 
 impl Uplink {
@@ -120,6 +127,7 @@ impl Hub {
             scratch: Scratch::default(),
             topic: Vec::new(),
             suffix: Vec::new(),
+            properties: BytesMut::new(),
         };
         self.refresh_sources(&mut uplink);
         uplink
@@ -160,6 +168,7 @@ impl Hub {
                         pending: true,
                         held_ms: 0,
                         held_times: 0,
+                        probe: Probe::None,
                     });
                 }
             }
@@ -205,9 +214,10 @@ impl Hub {
         parked.append(&mut uplink.resumed);
         uplink.resumed = parked;
         if let Some(place) = culprit {
-            hold(uplink, &place, now);
+            hold::at_end(uplink, &place, now);
         }
-        for source in &uplink.sources {
+        for source in &mut uplink.sources {
+            source.probe.put_back();
             source.way.set_up(false);
             self.store.detach(&source.queue, &uplink.mailbox);
         }
@@ -275,7 +285,7 @@ impl Hub {
             None => false,
         };
         for (at, source) in uplink.sources.iter_mut().enumerate() {
-            if !source.pending || source.held_ms > now.ms {
+            if !source.pending || source.held_ms > now.ms || source.probe.is_out() {
                 continue;
             }
             let Some(priority) = self.store.most_urgent(&source.queue) else {
@@ -327,7 +337,9 @@ impl Hub {
         };
         let mut fetched = std::mem::take(&mut uplink.scratch.fetched);
         let into = (&mut fetched, &mut uplink.scratch.losses);
-        let room = (room.min(turn), room_bytes);
+        let is_probe = source.probe.is_due();
+        let room = if is_probe { 1 } else { room.min(turn) };
+        let room = (room, room_bytes);
         self.store
             .fetch(&source.queue, &uplink.mailbox, room, now.ms, into);
         source.pending = !fetched.is_empty();
@@ -337,7 +349,10 @@ impl Hub {
             let waited_ms = now.ms.saturating_sub(delivery.message.received_ms);
             uplink.process.add(waited_ms as f64 / 1000.0);
             let token = token(&queue, &delivery);
-            self.send_up(uplink, upward, &delivery, (token, None), now);
+            let is_out = self.send_up(uplink, upward, &delivery, (token, None), now);
+            if let Some(source) = uplink.sources.get_mut(at).filter(|_| is_probe && is_out) {
+                source.probe = Probe::Out(delivery.seq);
+            }
         }
         uplink.scratch.fetched = fetched;
         sent
@@ -364,6 +379,7 @@ impl Hub {
         true
     }
 
+    /// False: it cannot be sent, and is given up.
     fn send_up(
         &self,
         uplink: &mut Uplink,
@@ -371,42 +387,54 @@ impl Hub {
         delivery: &Delivery,
         (token, packet_id): (Token, Option<PacketId>),
         now: Now,
-    ) {
+    ) -> bool {
         let message = &delivery.message;
         uplink.topic.clear();
         uplink.suffix.clear();
         let (topic, suffix) = (&mut uplink.topic, &mut uplink.suffix);
-        if let Err(unfit) = address(&uplink.forwarding.dialect, message, topic, suffix) {
-            let from = message.origin.sender.as_str();
+        let dialect = &uplink.forwarding.dialect;
+        let from = message.origin.sender.as_str();
+        if let Err(unfit) = address(dialect, message, upward.is_v5(), topic, suffix) {
             tracing::warn!(from, "a message for the cloud is given up: {unfit}");
             self.count_dropped("bad_topic", from, "");
             self.give_up(token);
-            return;
+            return false;
         }
-        let out = Outgoing::new(&uplink.topic, &uplink.suffix, &message.payload);
-        let qos = if uplink.forwarding.acknowledged {
-            QoS::AtLeastOnce
-        } else {
-            QoS::AtMostOnce
+        let mut out = Outgoing::new(&uplink.topic, &uplink.suffix, &message.payload);
+        if upward.is_v5() {
+            let left_ms = self.store.time_left_ms(delivery, now.ms);
+            let is_in_topic = *dialect == Dialect::IotHub;
+            let properties = &mut uplink.properties;
+            out.properties = beside::upwards(message, is_in_topic, left_ms, properties);
+        }
+        let qos = match (packet_id, uplink.forwarding.acknowledged) {
+            (None, false) => QoS::AtMostOnce,
+            _ => QoS::AtLeastOnce,
         };
-        match packet_id {
-            Some(packet_id) => {
-                let qos = QoS::AtLeastOnce;
-                upward.redeliver(
-                    &out,
-                    InFlight {
-                        packet_id,
-                        qos,
-                        token,
-                    },
+        if !upward.takes(qos, &out) {
+            let bytes = out.packet_bytes_v5(qos);
+            if self.may_log() {
+                tracing::warn!(
+                    from,
+                    bytes,
+                    "a message is given up: it is over the maximum packet size of the cloud"
                 );
             }
-            None => {
-                if let Some(token) = upward.deliver(now.ms, qos, &out, token) {
-                    self.forwarded(uplink, token, now);
-                }
-            }
+            self.count_dropped(TOO_LARGE_FOR_CLOUD, from, "");
+            self.give_up(token);
+            return false;
         }
+        if let Some(packet_id) = packet_id {
+            let in_flight = InFlight {
+                packet_id,
+                qos,
+                token,
+            };
+            upward.redeliver(&out, in_flight);
+        } else if let Some(token) = upward.deliver(now.ms, qos, &out, token) {
+            self.forwarded(uplink, token, now);
+        }
+        true
     }
 
     /// The cloud acknowledged a message, or is not asked to.
@@ -433,39 +461,6 @@ impl Hub {
                 .acknowledge(&place.queue, place.priority, place.seq);
         }
     }
-}
-
-/// A message of a queue that was left alone has passed.
-fn release_held(uplink: &mut Uplink, place: &Place) {
-    for source in &mut uplink.sources {
-        if source.held_times > 0 && Arc::ptr_eq(&source.queue, &place.queue) {
-            source.held_times = 0;
-            source.way.set_held(false);
-        }
-    }
-    uplink.has_held = uplink.sources.iter().any(|source| source.held_times > 0);
-}
-
-/// Leaves the queue of a message alone for a while, so that others pass.
-fn hold(uplink: &mut Uplink, place: &Place, now: Now) {
-    let is_it = |queue: &Arc<Queue>| Arc::ptr_eq(queue, &place.queue);
-    uplink.resumed.retain(|(_, _, other)| !is_it(&other.queue));
-    let mut sources = uplink.sources.iter_mut();
-    let Some(source) = sources.find(|source| is_it(&source.queue)) else {
-        return;
-    };
-    source.held_times += 1;
-    let wait_ms = hold_ms(source.held_times);
-    source.held_ms = now.ms + wait_ms;
-    source.way.set_held(true);
-    uplink.has_held = true;
-    let (from, wait_s) = (source.way.sender.as_str(), wait_ms / 1000);
-    tracing::warn!(
-        from,
-        wait_s,
-        "the cloud closes the connection at a message of this sender; its messages wait: is it \
-         over the server's limit (max_message_bytes), or its topic not allowed there?"
-    );
 }
 
 #[cfg(test)]

@@ -222,6 +222,38 @@ pub fn forward(bag: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// The pairs of a bag that [`encode`] wrote: names as they stand on the wire, such as `$.mid`, and
+/// values still percent-encoded, for [`text`].
+pub fn pairs(bag: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, &[u8])> {
+    let pairs = bag.split(|byte| *byte == b'&');
+    pairs.filter_map(|pair| {
+        let at = memchr::memchr(b'=', pair)?;
+        let (name, value) = pair.split_at_checked(at)?;
+        Some((text(name), value.get(1..)?))
+    })
+}
+
+/// A name or value of such a bag as a text of MQTT 5. One with characters for which a peer may
+/// refuse the packet stays percent-encoded: control characters and what is no character
+/// (MQTT 5 §1.5.4).
+#[must_use]
+pub fn text(escaped: &[u8]) -> Cow<'_, str> {
+    let is_unfit = |c: char| {
+        let code = u32::from(c);
+        c.is_control() || (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
+    };
+    match percent_decode(escaped).decode_utf8() {
+        Ok(text) if !text.contains(is_unfit) => text,
+        _ => String::from_utf8_lossy(escaped),
+    }
+}
+
+/// What such a value stands for.
+#[must_use]
+pub fn bytes(escaped: &[u8]) -> Cow<'_, [u8]> {
+    percent_decode(escaped).into()
+}
+
 /// An application property of a bag that [`encode`] wrote, decoded.
 #[must_use]
 pub fn property<'a>(bag: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
@@ -307,6 +339,27 @@ mod tests {
         assert_eq!(property(bag.as_bytes(), "line").as_deref(), Some("7/8 ä"));
         assert_eq!(property(bag.as_bytes(), "$.cdid").as_deref(), Some("d"));
         assert_eq!(property(bag.as_bytes(), "other"), None);
+    }
+
+    #[test]
+    fn pairs_are_texts_and_what_is_unfit_for_mqtt_5_stays_encoded() {
+        let sent = read("a=%26b%3D%20%C3%A4&n=&t=x%0Ay&%00k=1&z=%EF%BF%BE&%24.mid=7").unwrap();
+        let bag = written(&sent, "d/m");
+        let pairs: Vec<_> = pairs(bag.as_bytes())
+            .map(|(name, value)| (name.into_owned(), text(value).into_owned()))
+            .collect();
+        let expected = [
+            ("a", "&b= ä"),
+            ("n", ""),
+            ("t", "x%0Ay"),
+            ("%00k", "1"),
+            ("z", "%EF%BF%BE"),
+            ("$.mid", "7"),
+            ("$.cdid", "d"),
+            ("$.cmid", "m"),
+        ];
+        assert_eq!(pairs, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(super::pairs(b"").count(), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::client::{ClientError, roots, trusting};
-use crate::config::{Config, DrainOrder, Transport, Upstream, UpstreamKind};
+use crate::config::{Config, DrainOrder, MqttVersion, Transport, Upstream, UpstreamKind};
 use crate::files;
 use crate::hub::{Dialect, Forwarding, Inbound};
 use crate::identity::Secret;
@@ -63,6 +63,7 @@ pub(super) fn load(config: &Config) -> Result<Option<Settings>, Vec<String>> {
             proxy: upstream.proxy.clone(),
         },
         account,
+        is_v5: upstream.version == MqttVersion::V5,
         forwarding: Arc::new(forwarding(upstream)),
         timing: UpwardTiming {
             accept_ms: ACCEPT_MS,

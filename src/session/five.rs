@@ -5,7 +5,6 @@ use std::num::NonZeroU16;
 
 use bytes::BytesMut;
 
-use super::output::packet_bytes;
 use super::{Close, Event, Granted, Outgoing, Phase, Refusal, Session, Verdict, Welcome};
 use crate::mqtt::v5::{
     self, Ack, Answers, ConnAck, FromClient, FromServer, Notice, Place, Properties, Property,
@@ -58,7 +57,7 @@ impl<T> Session<T> {
         let Some(five) = &self.five else {
             return true;
         };
-        packet_bytes(out, qos) <= five.packet_bytes_max as usize
+        out.packet_bytes_v5(qos) <= five.packet_bytes_max as usize
     }
 
     /// Takes a packet of MQTT 5.

@@ -23,7 +23,7 @@ use std::num::NonZeroU32;
 pub use close::Close;
 pub use output::{Outgoing, Output};
 pub use sender::{InFlight, Outbound, Sender};
-pub use upward::{Above, Lost, Upward, UpwardTiming};
+pub use upward::{Above, Lost, Unasked, Upward, UpwardTiming, Why};
 
 use answers::PendingAck;
 use five::Five;

@@ -24,7 +24,7 @@ pub struct Outgoing<'a> {
     pub payload: &'a Bytes,
     /// Whether RETAIN is set.
     pub retain: bool,
-    /// Sent to clients of MQTT 5 only.
+    /// Sent to peers of MQTT 5 only.
     pub properties: Properties<'a>,
 }
 
@@ -40,14 +40,15 @@ impl<'a> Outgoing<'a> {
             properties: Properties::EMPTY,
         }
     }
-}
 
-/// Bytes of a PUBLISH of MQTT 5 as it goes to a client that knows no alias of its topic.
-pub(super) fn packet_bytes(out: &Outgoing<'_>, qos: QoS) -> usize {
-    let topic = 2 + out.topic_prefix.len() + out.topic_suffix.len();
-    let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
-    let properties = v5::list_bytes(out.properties);
-    v5::packet_bytes(topic + packet_id + properties + out.payload.len())
+    /// Bytes of the whole packet in MQTT 5, to a peer that knows no alias of its topic.
+    #[must_use]
+    pub fn packet_bytes_v5(&self, qos: QoS) -> usize {
+        let topic = 2 + self.topic_prefix.len() + self.topic_suffix.len();
+        let packet_id = if qos == QoS::AtMostOnce { 0 } else { 2 };
+        let properties = v5::list_bytes(self.properties);
+        v5::packet_bytes(topic + packet_id + properties + self.payload.len())
+    }
 }
 
 /// A write queue: packets are encoded into one buffer, large payloads are chained in between.
@@ -87,7 +88,7 @@ impl Output {
     ) {
         let mut aliases = self.aliases.take();
         let short = aliases.as_mut().and_then(|aliases| {
-            aliases.shorten(out, packet_bytes(out, qos) - out.topic_prefix.len())
+            aliases.shorten(out, out.packet_bytes_v5(qos) - out.topic_prefix.len())
         });
         let out = short.as_ref().unwrap_or(out);
         let head = PublishParts {

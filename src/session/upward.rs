@@ -1,15 +1,21 @@
-//! The client's half of a conversation, with the server above (MQTT 3.1.1), without sockets and
-//! clocks: what [`Session`](super::Session) is downwards, this is upwards.
+//! The client's half of a conversation, with the server above, without sockets and clocks: what
+//! [`Session`](super::Session) is downwards, this is upwards. What MQTT 5 adds is in `five`.
 //!
 //! The order of calls: [`Upward::new`] has written CONNECT; feed packets until there is none,
 //! deliver, then write [`Upward::output`]. Times are milliseconds of one monotonic clock.
 
+mod five;
+
 use std::collections::VecDeque;
 
+pub use five::{Unasked, Why};
+
 use super::{InFlight, Outgoing, Output, Sender};
+use crate::mqtt::v5::{Properties, ReasonCode};
 use crate::mqtt::{
     self, Connect, ConnectReturnCode, FromClient, FromServer, PacketId, Publish, QoS, SubAckCode,
 };
+use five::Five;
 
 /// The bounds and deadlines of a conversation with a server.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +43,12 @@ pub enum Above<'a, T> {
     },
     /// It acknowledged a publication.
     Delivered(T),
-    /// A message; with QoS 1 [`Upward::acknowledge`] it.
-    Message(Publish<'a>),
+    /// It will not have a publication, and says why (MQTT 5 §3.4.2.1).
+    Refused(T, Why),
+    /// A message; with QoS 1 [`Upward::acknowledge`] it. 3.1.1 has no properties.
+    Message(Publish<'a>, Properties<'a>),
     /// What it says to our filters, in their order.
-    Subscribed(Vec<SubAckCode>),
+    Subscribed(Vec<Result<QoS, ReasonCode>>),
     /// It has given up what we asked it to.
     Unsubscribed,
 }
@@ -54,6 +62,15 @@ pub enum Lost {
     /// CONNACK with another code than 0.
     #[error("the server refused the login: {0:?}")]
     Refused(ConnectReturnCode),
+    /// The same in MQTT 5.
+    #[error("the server refused the login: {0}")]
+    RefusedWith(Why),
+    /// DISCONNECT of MQTT 5, after CONNACK or instead of it.
+    #[error("the server ended the connection: {0}")]
+    SentAway(Why),
+    /// It takes nothing that has to be acknowledged, and that is wanted (MQTT 5 §3.2.2.3.4).
+    #[error("the server takes no QoS 1, with which messages are to be sent")]
+    QosZeroOnly,
     /// It does not answer any more.
     #[error("the server was asked {0} ms ago and has not answered")]
     Silent(u64),
@@ -90,6 +107,8 @@ pub struct Upward<T> {
     sent_ms: u64,
     /// PINGREQ is on its way since then.
     ping_ms: Option<u64>,
+    /// With a server of MQTT 5.
+    five: Option<Five>,
 }
 
 impl<T> Upward<T> {
@@ -104,18 +123,28 @@ impl<T> Upward<T> {
     ) -> Result<Self, mqtt::EncodeError> {
         let mut output = Output::default();
         mqtt::encode_from_client(&FromClient::Connect(*connect), output.tail())?;
-        Ok(Self {
+        Ok(Self::begin(
+            timing,
+            connect.keep_alive_seconds,
+            output,
+            now_ms,
+        ))
+    }
+
+    fn begin(timing: UpwardTiming, keep_alive_seconds: u16, output: Output, now_ms: u64) -> Self {
+        Self {
             timing,
             phase: Phase::AwaitConnAck {
                 deadline_ms: now_ms + timing.accept_ms,
             },
-            keep_alive_ms: u64::from(connect.keep_alive_seconds) * 1000,
+            keep_alive_ms: u64::from(keep_alive_seconds) * 1000,
             sender: Sender::new(timing.window),
             output,
             heard_ms: now_ms,
             sent_ms: now_ms,
             ping_ms: None,
-        })
+            five: None,
+        }
     }
 
     /// Whether the server let us in.
@@ -191,11 +220,11 @@ impl<T> Upward<T> {
                         "a message with QoS 2, which was not asked for",
                     ));
                 }
-                Ok(Above::Message(publish))
+                Ok(Above::Message(publish, Properties::EMPTY))
             }
-            (Phase::Active, FromServer::SubAck(answer)) => {
-                Ok(Above::Subscribed(answer.codes.iter().collect()))
-            }
+            (Phase::Active, FromServer::SubAck(answer)) => Ok(Above::Subscribed(
+                answer.codes.iter().map(granted).collect(),
+            )),
             (Phase::Active, FromServer::PingResp) => Ok(Above::None),
             (Phase::Active, FromServer::UnsubAck(_)) => Ok(Above::Unsubscribed),
             (
@@ -224,32 +253,47 @@ impl<T> Upward<T> {
         self.sender.continue_ids(next_id);
     }
 
-    /// Acknowledges a message.
-    pub fn acknowledge(&mut self, packet_id: PacketId) {
-        mqtt::encode_puback(self.output.tail(), packet_id);
+    /// Acknowledges a message; with a reason that is a failure a server of MQTT 5 is told that it
+    /// was not taken, which 3.1.1 has no word for.
+    pub fn acknowledge(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        if self.is_v5() && reason.is_failure() {
+            self.refuse_v5(packet_id, reason);
+        } else {
+            mqtt::encode_puback(self.output.tail(), packet_id);
+        }
     }
 
     /// Asks for topics with QoS 1; the packet id is one that no publication has.
     ///
     /// # Errors
-    /// Filters that cannot be written.
-    pub fn subscribe(&mut self, filters: &[String]) -> Result<(), mqtt::EncodeError> {
+    /// Filters that cannot be written, or make a packet that is larger than the server takes.
+    pub fn subscribe(&mut self, filters: &[String]) -> Result<(), Unasked> {
         let packet_id = self.sender.lend_id();
+        if self.is_v5() {
+            return self.subscribe_v5(packet_id, filters);
+        }
         let all = filters.iter().map(|filter| (&**filter, QoS::AtLeastOnce));
-        mqtt::encode_subscribe(self.output.tail(), packet_id, all)
+        Ok(mqtt::encode_subscribe(self.output.tail(), packet_id, all)?)
     }
 
     /// Gives topics up; the packet id is one that no publication has.
     ///
     /// # Errors
-    /// Filters that cannot be written.
-    pub fn unsubscribe(&mut self, filters: &[String]) -> Result<(), mqtt::EncodeError> {
+    /// Filters that cannot be written, or make a packet that is larger than the server takes.
+    pub fn unsubscribe(&mut self, filters: &[String]) -> Result<(), Unasked> {
         let packet_id = self.sender.lend_id();
+        if self.is_v5() {
+            return self.unsubscribe_v5(packet_id, filters);
+        }
         let all = filters.iter().map(String::as_str);
-        mqtt::encode_unsubscribe(self.output.tail(), packet_id, all)
+        Ok(mqtt::encode_unsubscribe(
+            self.output.tail(),
+            packet_id,
+            all,
+        )?)
     }
 
-    /// Takes leave.
+    /// Takes leave; the bytes are the same in both versions.
     pub fn disconnect(&mut self) {
         let written = mqtt::encode_from_client(&FromClient::Disconnect, self.output.tail());
         debug_assert!(written.is_ok(), "{written:?}");
@@ -333,128 +377,12 @@ impl<T> Upward<T> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::mqtt::ConnAck;
-
-    const TIMING: UpwardTiming = UpwardTiming {
-        accept_ms: 5000,
-        dead_peer_ms: 10_000,
-        ack_stall_ms: 60_000,
-        window: 2,
-    };
-
-    fn upward() -> Upward<u32> {
-        let connect = Connect {
-            clean_session: true,
-            keep_alive_seconds: 60,
-            client_id: "edge-1",
-            will: None,
-            username: None,
-            password: None,
-        };
-        Upward::new(TIMING, &connect, 0).unwrap()
-    }
-
-    fn accepted() -> Upward<u32> {
-        let mut upward = upward();
-        let answer = FromServer::ConnAck(ConnAck {
-            session_present: false,
-            code: ConnectReturnCode::Accepted,
-        });
-        let above = upward.handle_packet(100, answer);
-        assert!(matches!(above, Ok(Above::Accepted { .. })), "{above:?}");
-        upward
-    }
-
-    fn send(upward: &mut Upward<u32>, now_ms: u64, token: u32) {
-        let body = Bytes::from_static(b"body");
-        let out = Outgoing::new(b"a/", b"b", &body);
-        let done = upward.deliver(now_ms, QoS::AtLeastOnce, &out, token);
-        assert_eq!(done, None);
-    }
-
-    fn written(upward: &mut Upward<u32>) -> Vec<u8> {
-        let bytes = upward.output().tail().to_vec();
-        upward.output().advance(bytes.len());
-        bytes
-    }
-
-    #[test]
-    fn nothing_is_sent_before_connack_and_its_absence_ends_it() {
-        let mut upward = upward();
-        assert_eq!(upward.room(), 0);
-        assert_eq!(upward.next_timeout(), 5000);
-        assert_eq!(upward.handle_timeout(4999), Ok(()));
-        assert_eq!(upward.handle_timeout(5000), Err(Lost::NotAccepted));
-        assert!(upward.handle_packet(10, FromServer::PingResp).is_err());
-    }
-
-    #[test]
-    fn acknowledgements_free_the_window_in_any_order() {
-        let mut upward = accepted();
-        send(&mut upward, 200, 7);
-        send(&mut upward, 200, 8);
-        assert_eq!(upward.room(), 0);
-        let second = FromServer::PubAck(PacketId::new(2).unwrap());
-        let above = upward.handle_packet(300, second);
-        assert!(matches!(above, Ok(Above::Delivered(8))), "{above:?}");
-        assert_eq!(upward.room(), 1);
-        let (in_flight, next_id) = upward.park();
-        let left: Vec<_> = in_flight.iter().map(|flight| flight.token).collect();
-        assert_eq!((left, next_id), (vec![7], 3));
-    }
-
-    #[test]
-    fn a_silent_server_is_asked_and_then_gone() {
-        let mut upward = accepted();
-        written(&mut upward);
-        assert_eq!(upward.next_timeout(), 5100);
-        assert_eq!(upward.handle_timeout(5100), Ok(()));
-        assert_eq!(written(&mut upward), [0xC0, 0]);
-        assert!(upward.is_degraded(7600) && !upward.is_degraded(7599));
-        assert_eq!(upward.handle_timeout(10_099), Ok(()));
-        assert_eq!(upward.handle_timeout(10_100), Err(Lost::Silent(10_000)));
-        // After a sleep of the device it is asked first, too.
-        let mut upward = accepted();
-        assert_eq!(upward.handle_timeout(3_600_000), Ok(()));
-        assert_eq!(upward.handle_timeout(3_604_999), Ok(()));
-        let answered = upward.handle_packet(3_605_000, FromServer::PingResp);
-        assert!(matches!(answered, Ok(Above::None)), "{answered:?}");
-        assert_eq!(upward.handle_timeout(3_605_001), Ok(()));
-    }
-
-    #[test]
-    fn messages_that_go_to_a_server_that_hangs_do_not_hide_it() {
-        let mut upward = accepted();
-        for now_ms in (200..10_000).step_by(200) {
-            upward.wrote(now_ms, false);
-            assert_eq!(upward.handle_timeout(now_ms), Ok(()));
-        }
-        assert!(upward.is_degraded(9800));
-        let silent = Err(Lost::Silent(10_100));
-        assert_eq!(upward.handle_timeout(10_200), silent);
-        // A large message on a slow link: the server is there as long as it moves.
-        let mut upward = accepted();
-        for now_ms in (200..30_000).step_by(200) {
-            upward.wrote(now_ms, true);
-            assert_eq!(upward.handle_timeout(now_ms), Ok(()));
-        }
-        assert_eq!(upward.handle_timeout(34_800), Ok(()));
-        assert_eq!(upward.handle_timeout(39_800), Err(Lost::Silent(10_000)));
-    }
-
-    #[test]
-    fn a_server_that_acknowledges_nothing_is_left() {
-        let mut upward = accepted();
-        send(&mut upward, 1000, 1);
-        for now_ms in (2000..61_000).step_by(1000) {
-            assert!(upward.handle_packet(now_ms, FromServer::PingResp).is_ok());
-            assert_eq!(upward.handle_timeout(now_ms), Ok(()));
-        }
-        assert_eq!(upward.handle_timeout(61_000), Err(Lost::AckStalled(60_000)));
+fn granted(code: SubAckCode) -> Result<QoS, ReasonCode> {
+    match code {
+        SubAckCode::Granted(qos) => Ok(qos),
+        SubAckCode::Failure => Err(ReasonCode::UnspecifiedError),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub struct Delivery {
     pub seq: u64,
     /// The lane it came from.
     pub priority: Priority,
+    /// In seconds of the trusted clock, for [`super::Store::time_left_ms`]; 0: never.
+    pub expires_s: u32,
     /// The message.
     pub message: Arc<Message>,
 }
@@ -454,6 +456,7 @@ fn hand_out(lane: &mut Lane, priority: Priority, waiting: Waiting, keeps_it: boo
     Delivery {
         seq,
         priority,
+        expires_s,
         message,
     }
 }

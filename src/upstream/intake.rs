@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 
 use crate::hub::{Descending, Hub, Now, Token, Uplink};
 use crate::mqtt::PacketId;
+use crate::mqtt::v5::ReasonCode;
 use crate::session::Upward;
 
 /// Messages that found no room and are kept here; the rest is left unacknowledged.
-const HELD_MAX: usize = 100;
+pub(super) const HELD_MAX: u16 = 100;
 
 /// The messages of one connection that are not done with.
 #[derive(Default)]
 pub(super) struct Intake {
-    /// What was appended and has to be acknowledged, by seq.
-    pending: VecDeque<(PacketId, u64)>,
+    /// What was appended and has to be acknowledged, by seq, and what is said of it.
+    pending: VecDeque<(PacketId, u64, ReasonCode)>,
     held: VecDeque<(Option<PacketId>, Descending)>,
     /// Messages were left unacknowledged: only a new connection brings them again, and until
     /// then none that came after them may be taken.
@@ -38,23 +39,27 @@ impl Intake {
         self.owes
     }
 
-    /// Takes a message in, or holds it until there is room; one that nobody wants is `None`.
+    /// Takes a message in, or holds it until there is room; of one that is not taken, what the
+    /// server is told.
     pub(super) fn take(
         &mut self,
         to: Inward<'_>,
         packet_id: Option<PacketId>,
-        message: Option<Descending>,
+        message: Result<Descending, ReasonCode>,
         now: Now,
     ) {
         if self.owes {
             return;
         }
-        let Some(message) = message else {
-            if let Some(packet_id) = packet_id {
-                self.pending.push_back((packet_id, 0));
-                self.acknowledge(to);
+        let message = match message {
+            Ok(message) => message,
+            Err(reason) => {
+                if let Some(packet_id) = packet_id {
+                    self.pending.push_back((packet_id, 0, reason));
+                    self.acknowledge(to);
+                }
+                return;
             }
-            return;
         };
         if self.held.is_empty() && self.append(to.hub, to.uplink, packet_id, &message, now) {
             self.acknowledge(to);
@@ -64,7 +69,7 @@ impl Intake {
     }
 
     fn hold(&mut self, packet_id: Option<PacketId>, message: Descending) {
-        if self.held.len() < HELD_MAX {
+        if self.held.len() < usize::from(HELD_MAX) {
             self.held.push_back((packet_id, message));
         } else {
             self.owes = true;
@@ -84,7 +89,8 @@ impl Intake {
             return false;
         };
         if let Some(packet_id) = packet_id {
-            self.pending.push_back((packet_id, seq));
+            self.pending
+                .push_back((packet_id, seq, ReasonCode::Success));
             hub.await_descended(uplink, seq);
         }
         true
@@ -105,11 +111,11 @@ impl Intake {
     /// Acknowledges what is kept, in the order in which it came.
     pub(super) fn acknowledge(&mut self, to: Inward<'_>) {
         let kept = to.hub.kept();
-        while let Some((packet_id, seq)) = self.pending.front() {
+        while let Some((packet_id, seq, reason)) = self.pending.front() {
             if *seq > kept {
                 return;
             }
-            to.upward.acknowledge(*packet_id);
+            to.upward.acknowledge(*packet_id, *reason);
             self.pending.pop_front();
         }
     }

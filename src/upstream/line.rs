@@ -1,20 +1,24 @@
 //! One line to the cloud: connects, talks, and connects again.
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use tokio::sync::watch;
 
 use super::dial::{Dialed, dial};
+use super::intake::HELD_MAX;
 use super::link::{Failure, Reason};
 use super::settings::{Account, Settings};
 use super::standing::Standing;
-use super::talk::{End, Ends, Talk};
-use crate::hub::{Hub, Now, Uplink};
+use super::talk::{End, Ends, Talk, packet_bytes_max};
+use crate::hub::{Hub, Now, Token, Uplink};
 use crate::identity::{Authentication, Entry, Identity};
 use crate::iothub::sas;
 use crate::iothub::username::UserName;
 use crate::mailbox::{Mailbox, RECHECK};
-use crate::mqtt::Connect;
+use crate::mqtt::v5::{self, Place, Properties, Property, encode_properties};
+use crate::mqtt::{Connect, EncodeError};
 use crate::server::Clock;
 use crate::session::{Upward, UpwardTiming};
 
@@ -157,15 +161,7 @@ impl Line {
             Ok(login) => login,
             Err(text) => return Attempt::Failed(refused(text)),
         };
-        let connect = Connect {
-            clean_session: false,
-            keep_alive_seconds: u16::try_from(timing.dead_peer_ms / 1000 * 3).unwrap_or(u16::MAX),
-            client_id: &login.client_id,
-            will: None,
-            username: login.username.as_deref(),
-            password: login.password.as_deref(),
-        };
-        let mut upward = match Upward::new(timing, &connect, now.ms) {
+        let mut upward = match self.hello(timing, &login, now.ms) {
             Ok(upward) => upward,
             Err(error) => return Attempt::Failed(refused(error.to_string())),
         };
@@ -191,6 +187,46 @@ impl Line {
             }
             End::Left => Attempt::Again,
         }
+    }
+
+    /// A conversation that begins with CONNECT, in a session that is kept.
+    fn hello(
+        &self,
+        timing: UpwardTiming,
+        login: &Login,
+        now_ms: u64,
+    ) -> Result<Upward<Token>, EncodeError> {
+        let keep_alive_ms = timing.dead_peer_ms / 1000 * 3;
+        let keep_alive_seconds = u16::try_from(keep_alive_ms).unwrap_or(u16::MAX);
+        if !self.around.settings.is_v5 {
+            let connect = Connect {
+                clean_session: false,
+                keep_alive_seconds,
+                client_id: &login.client_id,
+                will: None,
+                username: login.username.as_deref(),
+                password: login.password.as_deref(),
+            };
+            return Upward::new(timing, &connect, now_ms);
+        }
+        let packet_bytes = u32::try_from(packet_bytes_max(&self.around.hub)).unwrap_or(u32::MAX);
+        let asked = [
+            Some(Property::SessionExpiry(u32::MAX)),
+            NonZeroU16::new(HELD_MAX).map(Property::ReceiveMaximum),
+            NonZeroU32::new(packet_bytes).map(Property::MaximumPacketSize),
+        ];
+        let mut bytes = BytesMut::new();
+        encode_properties(&mut bytes, Place::Connect, asked.into_iter().flatten())?;
+        let connect = v5::Connect {
+            clean_start: false,
+            keep_alive_seconds,
+            properties: Properties::parse(&bytes, Place::Connect).unwrap_or_default(),
+            client_id: &login.client_id,
+            will: None,
+            username: login.username.as_deref(),
+            password: login.password.as_deref(),
+        };
+        Upward::new_v5(timing, &connect, now_ms)
     }
 
     fn login(&self, now: Now) -> Result<Login, String> {

@@ -71,7 +71,7 @@ pub enum Reason {
     Tls,
     /// The proxy would not.
     Proxy,
-    /// CONNACK with another code than 0.
+    /// CONNACK with another code than 0, or DISCONNECT of a server that wants to be left alone.
     Refused,
     /// A connection that was up ended.
     Lost,
@@ -255,7 +255,7 @@ impl Link {
         self.down_ms.get_or_insert(now_ms);
         let wait_ms = match was_up {
             // The way back is often open already.
-            Some(lasted_ms) if lasted_ms >= STEADY_MS => 0,
+            Some(lasted_ms) if lasted_ms >= STEADY_MS && failure.reason != Reason::Refused => 0,
             // One try a second, the time of the last one included.
             None if !failure.reason.has_answered() => {
                 (self.began_ms + PROBE_MS).saturating_sub(now_ms)
@@ -342,8 +342,16 @@ mod tests {
         link.connected(50, now_ms);
         link.failed(failure(Reason::Lost), now_ms + 5000, 30_000);
         assert_eq!(link.due_ms(), now_ms + 5000, "a steady one is");
-        link.failed(failure(Reason::Refused), now_ms, 501);
-        assert_eq!(link.due_ms(), now_ms, "501 is over the first bound");
+        link.connecting(now_ms);
+        link.connected(50, now_ms);
+        link.failed(failure(Reason::Refused), now_ms + 5000, 400);
+        assert_eq!(
+            link.due_ms(),
+            now_ms + 5400,
+            "one that turned us away is not"
+        );
+        link.failed(failure(Reason::Refused), now_ms, 1001);
+        assert_eq!(link.due_ms(), now_ms, "1001 is over the second bound");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Settings {
     pub reach: Reach,
     /// How the hub logs in.
     pub account: Account,
+    /// In MQTT 5, not 3.1.1.
+    pub is_v5: bool,
     /// What the hub has to know of messages.
     pub forwarding: Arc<Forwarding>,
     /// Window and deadlines of a conversation.

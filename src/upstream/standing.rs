@@ -19,6 +19,8 @@ pub struct Standing {
     random: fn() -> u64,
     /// When CONNECT was sent.
     asked_ms: u64,
+    /// For how long the server keeps the session, as it said last.
+    kept_seconds: u32,
 }
 
 impl Standing {
@@ -33,6 +35,7 @@ impl Standing {
             server: String::new(),
             random,
             asked_ms: 0,
+            kept_seconds: u32::MAX,
         };
         standing.show();
         standing
@@ -70,6 +73,22 @@ impl Standing {
         let change = self.link.connected(took_ms, now_ms);
         self.count(observe::UPSTREAM_CONNECTS, None);
         self.tell(change);
+    }
+
+    /// The server has messages for us, and keeps them for so long without a connection;
+    /// `u32::MAX`: for ever.
+    pub fn kept(&mut self, seconds: u32) {
+        let is_news = self.kept_seconds != seconds;
+        self.kept_seconds = seconds;
+        if is_news && seconds < u32::MAX {
+            let (id, server) = (&*self.id, &*self.server);
+            tracing::warn!(
+                id,
+                server,
+                seconds,
+                "the cloud keeps messages for us for so long only while there is no connection"
+            );
+        }
     }
 
     /// The server acknowledged a message.

@@ -11,17 +11,18 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Sleep;
 
-use super::dial::{Dialed, Stream, dial, tls_failure};
+use super::dial::{Dialed, Stream, dial};
 use super::intake::{Intake, Inward};
-use super::link::{Failure, Reason};
+use super::link::Failure;
 use super::settings::Settings;
 use super::standing::Standing;
-use crate::hub::{Descending, Hub, Now, Token, Uplink};
+use super::words::{Broken, subscribed};
+use crate::hub::{Hub, Now, Token, Uplink};
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{DELIVERY, DRAIN, DURABLE, Mailbox, RECHECK, ROUTES, SPACE};
-use crate::mqtt::{self, ConnectReturnCode, Publish, SubAckCode};
+use crate::mqtt::{self, v5};
 use crate::server::{Clock, socket};
-use crate::session::{Above, Lost, Upward};
+use crate::session::{Above, Lost, Unasked, Upward};
 
 /// Read at a time.
 const READ_BYTES: usize = 8 * 1024;
@@ -45,23 +46,6 @@ pub enum End {
     Left,
     /// A new one is there, for a login with a new token.
     Renewed(Dialed),
-}
-
-enum Broken {
-    Lost(Lost),
-    Io(io::Error),
-}
-
-impl From<Lost> for Broken {
-    fn from(lost: Lost) -> Self {
-        Self::Lost(lost)
-    }
-}
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
 }
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialed, Failure>> + Send>>;
@@ -107,6 +91,8 @@ struct State {
     /// When there may be another message, after the bound was reached.
     pace_ms: u64,
     intake: Intake,
+    /// What was subscribed to.
+    asked: Vec<String>,
     renewing: Option<Dialling>,
     renewed: Option<Dialed>,
     /// It ends as soon as nothing is in flight, or then.
@@ -135,6 +121,7 @@ impl<'a> Talk<'a> {
                 is_closed: false,
                 pace_ms: u64::MAX,
                 intake: Intake::default(),
+                asked: Vec::new(),
                 renewing: None,
                 renewed: None,
                 leaves_ms: None,
@@ -152,6 +139,8 @@ impl<'a> Talk<'a> {
             if self.state.intake.owes() {
                 self.linger().await;
             }
+        } else if self.upward.says_why() {
+            let _ = std::future::poll_fn(|cx| Poll::Ready(self.write(cx))).await;
         }
         let (in_flight, next_id) = self.upward.park();
         let now = self.ends.clock.now();
@@ -174,30 +163,10 @@ impl<'a> Talk<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let end = ready!(self.poll_inner(cx));
         Poll::Ready(end.unwrap_or_else(|broken| {
-            self.state.is_closed = matches!(broken, Broken::Io(_));
-            End::Lost(self.failure(broken))
+            self.state.is_closed = broken.is_by_server();
+            let (is_active, is_v5) = (self.upward.is_active(), self.upward.is_v5());
+            End::Lost(broken.failure(self.ends.standing.server(), is_active, is_v5))
         }))
-    }
-
-    fn failure(&self, broken: Broken) -> Failure {
-        let server = self.ends.standing.server();
-        let (reason, text) = match broken {
-            Broken::Io(error) => match tls_failure(server, &error) {
-                Some(failure) => return failure,
-                // With TLS its text tells of a farewell that is missing, and where to read of that.
-                None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    (Reason::Lost, "the server closed the connection".to_owned())
-                }
-                None => (Reason::Lost, error.to_string()),
-            },
-            Broken::Lost(Lost::Refused(code)) => (Reason::Refused, refusal(code)),
-            Broken::Lost(lost) => (Reason::Lost, lost.to_string()),
-        };
-        let was_in = self.upward.is_active() || reason == Reason::Refused;
-        Failure {
-            reason: if was_in { reason } else { Reason::Unreachable },
-            text: format!("{server}: {text}"),
-        }
     }
 
     /// Mail, packets in, messages out, bytes out, and again while there is progress.
@@ -268,34 +237,63 @@ impl<'a> Talk<'a> {
         }
         let mut input = std::mem::take(&mut self.state.input);
         input.extend_from_slice(buf.filled());
-        let packet_max = self.ends.hub.limits().max_message_bytes + TOPIC_BYTES_MAX;
-        while let Some((packet, used)) = mqtt::decode_from_server(&input, packet_max)
-            .map_err(|error| Lost::Decode(error.to_string()))?
-        {
-            match self.upward.handle_packet(now.ms, packet)? {
-                Above::None => {}
-                Above::Accepted { session_present } => self.accepted(session_present, now),
-                Above::Delivered(token) => {
-                    self.ends.standing.delivered();
-                    self.ends.hub.forwarded(self.ends.uplink, token, now);
-                }
-                Above::Message(publish) => {
-                    let (id, message) = (publish.packet_id, self.descending(&publish, now));
-                    let (intake, inward) = self.intake();
-                    intake.take(inward, id, message, now);
-                }
-                Above::Subscribed(codes) => {
-                    subscribed(self.ends.settings.filters.wanted(), &codes);
-                }
-                Above::Unsubscribed => self.ends.settings.filters.settled(),
-            }
+        let packet_max = packet_bytes_max(self.ends.hub);
+        while let Some(used) = self.take_packet(&input, packet_max, now)? {
             input.advance(used);
         }
         self.state.input = input;
         Ok(true)
     }
 
-    fn accepted(&mut self, session_present: bool, now: Now) {
+    /// Handles the first packet of `input`; its length, if it is complete.
+    fn take_packet(
+        &mut self,
+        input: &[u8],
+        packet_max: usize,
+        now: Now,
+    ) -> Result<Option<usize>, Broken> {
+        let (above, used) = if self.upward.is_v5() {
+            match v5::decode_from_server(input, packet_max) {
+                Ok(None) => return Ok(None),
+                Ok(Some((packet, used))) => (self.upward.handle_packet_v5(now.ms, packet)?, used),
+                Err(error) => return Err(self.upward.undecoded(input, &error).into()),
+            }
+        } else {
+            let decoded = mqtt::decode_from_server(input, packet_max);
+            match decoded.map_err(|error| Lost::Decode(error.to_string()))? {
+                None => return Ok(None),
+                Some((packet, used)) => (self.upward.handle_packet(now.ms, packet)?, used),
+            }
+        };
+        match above {
+            Above::None => {}
+            Above::Accepted { session_present } => self.accepted(session_present, now)?,
+            Above::Delivered(token) => {
+                self.ends.standing.delivered();
+                self.ends.hub.forwarded(self.ends.uplink, token, now);
+            }
+            Above::Refused(token, why) => {
+                let hub = self.ends.hub;
+                hub.refused_above(self.ends.uplink, token, &why, now);
+            }
+            Above::Message(publish, properties) => {
+                let came = (&publish, properties);
+                let message = self.ends.hub.descending(self.ends.uplink, came, now);
+                let (intake, inward) = self.intake();
+                intake.take(inward, publish.packet_id, message, now);
+            }
+            Above::Subscribed(codes) => {
+                subscribed(&self.state.asked, &codes, self.upward.is_v5());
+            }
+            Above::Unsubscribed => self.ends.settings.filters.settled(),
+        }
+        Ok(Some(used))
+    }
+
+    fn accepted(&mut self, session_present: bool, now: Now) -> Result<(), Lost> {
+        if self.ends.settings.forwarding.acknowledged && !self.upward.takes_qos_1() {
+            return Err(Lost::QosZeroOnly);
+        }
         self.state.sent_ms = now.ms;
         self.ends.hub.link_up(self.ends.uplink, session_present);
         let filters = &self.ends.settings.filters;
@@ -304,15 +302,26 @@ impl<'a> Talk<'a> {
         if !gone.is_empty() {
             written = self.upward.unsubscribe(&gone);
         }
-        if !filters.wanted().is_empty() {
-            written = written.and_then(|()| self.upward.subscribe(filters.wanted()));
+        let (asked, left): (Vec<_>, Vec<_>) = filters
+            .wanted()
+            .iter()
+            .cloned()
+            .partition(|filter| self.upward.takes_filter(filter));
+        for filter in left {
+            tracing::warn!(filter, "the cloud takes no filters with wildcards");
         }
-        debug_assert!(written.is_ok(), "filters were checked: {written:?}");
+        if !asked.is_empty() {
+            let kept_seconds = self.upward.kept_seconds().unwrap_or(u32::MAX);
+            self.ends.standing.kept(kept_seconds);
+            written = written.and_then(|()| self.upward.subscribe(&asked));
+        }
+        self.state.asked = asked;
+        if let Err(error) = &written {
+            debug_assert!(matches!(error, Unasked::TooLarge { .. }), "{error:?}");
+            tracing::warn!("the cloud is not asked for its messages: {error}");
+        }
         self.ends.standing.accepted(now.ms);
-    }
-
-    fn descending(&self, publish: &Publish<'_>, now: Now) -> Option<Descending> {
-        self.ends.hub.descending(self.ends.uplink, publish, now)
+        Ok(())
     }
 
     fn intake(&mut self) -> (&mut Intake, Inward<'_>) {
@@ -457,25 +466,7 @@ impl<'a> Talk<'a> {
     }
 }
 
-fn refusal(code: ConnectReturnCode) -> String {
-    let what = match code {
-        ConnectReturnCode::NotAuthorized => {
-            "not authorized (5): is the identity known and enabled there, are its keys the same, \
-             is the clock right?"
-        }
-        ConnectReturnCode::BadUserNameOrPassword => "bad user name or password (4)",
-        ConnectReturnCode::IdentifierRejected => "client id rejected (2)",
-        ConnectReturnCode::ServerUnavailable => "not available now (3)",
-        ConnectReturnCode::UnacceptableProtocolVersion => "it does not speak MQTT 3.1.1 (1)",
-        ConnectReturnCode::Accepted => "accepted (0)",
-    };
-    format!("the server refused the login: {what}")
-}
-
-fn subscribed(filters: &[String], codes: &[SubAckCode]) {
-    for (filter, code) in filters.iter().zip(codes) {
-        if *code == SubAckCode::Failure {
-            tracing::warn!(filter, "the cloud refused the subscription");
-        }
-    }
+/// The longest packet that is taken: a message with its topic and properties.
+pub(super) fn packet_bytes_max(hub: &Hub) -> usize {
+    hub.limits().max_message_bytes + TOPIC_BYTES_MAX
 }

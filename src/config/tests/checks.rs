@@ -135,10 +135,6 @@ fn a_proxy_may_be_anywhere_but_not_everywhere() {
 fn what_this_version_lacks_is_refused() {
     for (section, place) in [
         (
-            "[upstream]\nkind = \"mqtt\"\nservers = [\"h\"]\nversion = \"5\"",
-            "11:11",
-        ),
-        (
             "[upstream]\nkind = \"iothub\"\ntransport = \"wss\"",
             "10:13",
         ),
@@ -151,6 +147,25 @@ fn what_this_version_lacks_is_refused() {
             "{errors:?}"
         );
     }
+}
+
+#[test]
+fn mqtt_5_towards_the_cloud_needs_no_user_name_and_is_not_the_iot_hubs() {
+    let said_of = |section: &str| {
+        let (_, warnings) = parse(&format!("{BASE}{TLS}{section}")).unwrap();
+        said(warnings, Severity::Warning).join("\n")
+    };
+    let mqtt = "[upstream]\nkind = \"mqtt\"\nservers = [\"h\"]\npassword_file = \"p\"\n";
+    assert_eq!(said_of(&format!("{mqtt}version = \"5\"")), "");
+    let errors = errors_below(mqtt);
+    assert!(
+        errors[0].contains("a password needs a `username`"),
+        "{errors:?}"
+    );
+    let iothub = "[upstream]\nkind = \"iothub\"\nversion = \"5\"\n";
+    let hub_itself = said_of(iothub);
+    assert!(hub_itself.contains("speaks MQTT 3.1.1"), "{hub_itself}");
+    assert_eq!(said_of(&format!("{iothub}servers = [\"parent\"]")), "");
 }
 
 #[test]

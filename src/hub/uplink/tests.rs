@@ -1,5 +1,7 @@
 //! The order in which messages go up, with a store in memory and a server that is packets only.
 
+mod five;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

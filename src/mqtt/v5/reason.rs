@@ -1,5 +1,7 @@
 //! Reason codes (MQTT 5 §2.4, table 2-6).
 
+use std::fmt;
+
 use super::place::Place::{
     ClientAuth, ClientDisconnect, ConnAck, Received, Released, ServerAuth, ServerDisconnect,
     SubAck, UnsubAck,
@@ -155,9 +157,33 @@ impl ReasonCode {
     }
 }
 
+impl fmt::Display for ReasonCode {
+    /// Its name in words and its number: `quota exceeded (0x97)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, letter) in format!("{self:?}").char_indices() {
+            if at > 0 && letter.is_ascii_uppercase() {
+                f.write_str(" ")?;
+            }
+            write!(f, "{}", letter.to_ascii_lowercase())?;
+        }
+        write!(f, " ({:#04x})", self.to_byte())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_are_shown_in_words() {
+        for (code, words) in [
+            (ReasonCode::QuotaExceeded, "quota exceeded (0x97)"),
+            (ReasonCode::PacketIdInUse, "packet id in use (0x91)"),
+            (ReasonCode::Success, "success (0x00)"),
+        ] {
+            assert_eq!(code.to_string(), words);
+        }
+    }
 
     /// Tables 3-1, 3-4 to 3-9, 3-10 (by sender) and 3-12 of the standard, as bytes.
     const TABLES: &[(Place, &[u8])] = &[
