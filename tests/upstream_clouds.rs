@@ -7,19 +7,16 @@ mod common;
 mod upward;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use edgehub::client::{Client, Hello, tls_config};
+use edgehub::client::Client;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use cloud::checks::Numbered;
-use common::{End, Hub, LIMIT, Setup, certs, message_with_topic, output, publish, scene, wire};
-use upward::{Above, Due, MODULES, ROUTES, lead_to, log_says, nothing_waits, tcp, upstream};
+use common::{End, Hub, LIMIT, message_with_topic, output, publish, scene, wire};
+use upward::mosquitto::Mosquitto;
+use upward::{Above, Due, MODULES, ROUTES, lead_to, log_says, nothing_waits, tcp};
 
 /// Messages of each of three modules: ten thousand in all.
 const EACH: u32 = 3334;
@@ -126,138 +123,6 @@ async fn a_second_hub_gets_everything_once_in_order_and_as_it_was_sent() {
 async fn a_second_hub_gets_everything_over_tls() {
     let above = Above::start();
     to_a_second_hub(&above, above.tls("localhost", &above.setup)).await;
-}
-
-const USER: &str = "gateway";
-/// With characters that a file of passwords could trip over.
-const PASSWORD: &str = "pass: w#rd %41 ü";
-
-/// A running mosquitto with TLS and a password.
-struct Mosquitto {
-    child: Child,
-    address: SocketAddr,
-    dir: tempfile::TempDir,
-}
-
-impl Mosquitto {
-    fn start() -> Self {
-        Self::with("")
-    }
-
-    /// `more` are lines of its configuration.
-    fn with(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let address = free_address();
-        certs(&dir.path().join("certs"), &[&address.ip().to_string()], &[]);
-        let mut password = installed(&["/usr/bin/mosquitto_passwd", "mosquitto_passwd"]);
-        password.args(["-c", "-b", "passwords", USER, PASSWORD]);
-        let made = password.current_dir(&dir).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let config = format!(
-            "listener {} {}\nallow_anonymous false\npassword_file passwords\n\
-             certfile certs/server.pem\nkeyfile certs/server.key\npersistence false\nuser root\n\
-             max_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n\
-             log_dest stderr\nlog_type all\n{more}",
-            address.port(),
-            address.ip(),
-        );
-        fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = installed(&["/usr/sbin/mosquitto", "mosquitto"])
-            .args(["-c", "mosquitto.conf"])
-            .current_dir(&dir)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mosquitto = Self {
-            child,
-            address,
-            dir,
-        };
-        mosquitto.until("listens", |one| TcpStream::connect(one.address).is_ok());
-        mosquitto
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn log_text(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap()
-    }
-
-    fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let started = Instant::now();
-        while !holds(self) {
-            let late = started.elapsed() > LIMIT;
-            assert!(!late, "mosquitto never {what}\n{}", self.log_text());
-            std::thread::yield_now();
-        }
-    }
-
-    /// A hub's folder whose cloud this is.
-    fn below(&self, routes: &str, more: &str) -> Setup {
-        let mut setup = Setup::new(routes, &MODULES);
-        fs::write(setup.path("password"), format!("{PASSWORD}\n")).unwrap();
-        let more = format!(
-            "ca = {:?}\nusername = \"{USER}\"\npassword_file = \"password\"\n{more}",
-            self.path("certs/ca.pem")
-        );
-        setup.extra = upstream("mqtt", &[&self.address.to_string()], "tls", &more);
-        setup
-    }
-
-    /// A plain client, logged in.
-    async fn client(&self) -> Client {
-        let config = tls_config(&fs::read(self.path("certs/ca.pem")).unwrap(), None).unwrap();
-        let name = self.address.ip().to_string();
-        let mut client = Client::tls(self.address, &name, config).await.unwrap();
-        let hello = Hello {
-            client_id: "plain".to_owned(),
-            username: Some(USER.to_owned()),
-            password: Some(PASSWORD.to_owned()),
-            clean_session: true,
-            keep_alive_seconds: 0,
-        };
-        client.connect(&hello).await.unwrap();
-        client
-    }
-}
-
-impl Mosquitto {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The first of the programs that is there.
-fn installed(programs: &[&str]) -> Command {
-    let starts = |program: &&&str| {
-        let mut help = Command::new(program);
-        help.arg("-h").stdout(Stdio::null()).stderr(Stdio::null());
-        help.status().is_ok()
-    };
-    let found = programs.iter().find(starts);
-    let found = found.unwrap_or_else(|| {
-        panic!("{programs:?}: not installed; tests/run does it, and so does the package mosquitto")
-    });
-    Command::new(found)
-}
-
-/// An address that is free and stays so: no other process of the tests is on this part of the
-/// loopback.
-fn free_address() -> SocketAddr {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let ip = Ipv4Addr::new(127, 128 | high, middle, low);
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
 #[tokio::test]

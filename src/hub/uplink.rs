@@ -216,6 +216,7 @@ impl Hub {
         if let Some(place) = culprit {
             hold::at_end(uplink, &place, now);
         }
+        hold::leave_refused(uplink);
         for source in &mut uplink.sources {
             source.probe.put_back();
             source.way.set_up(false);

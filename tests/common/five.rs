@@ -106,7 +106,17 @@ impl Five {
         clean_start: bool,
         properties: &[Property<'_>],
     ) -> (Self, Got) {
-        let mut five = Self::open(hub.tcp()).await;
+        Self::anonymous_at(hub.tcp(), client_id, clean_start, properties).await
+    }
+
+    /// As [`Self::anonymous`], by the address.
+    pub async fn anonymous_at(
+        address: SocketAddr,
+        client_id: &str,
+        clean_start: bool,
+        properties: &[Property<'_>],
+    ) -> (Self, Got) {
+        let mut five = Self::open(address).await;
         let properties = list(Place::Connect, properties);
         five.send(&FromClient::Connect(Connect {
             clean_start,

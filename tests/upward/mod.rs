@@ -1,6 +1,9 @@
 //! Modules whose messages lead to the cloud, and clouds that they lead to.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
+pub mod five;
+pub mod mosquitto;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

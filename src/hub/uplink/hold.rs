@@ -148,6 +148,18 @@ pub(super) fn release_held(uplink: &mut Uplink, place: &Place) {
     uplink.has_held = uplink.sources.iter().any(|source| source.held_times > 0);
 }
 
+/// A connection ended: what was in flight of queues that wait for a probe waits with them, instead
+/// of being sent again first.
+pub(super) fn leave_refused(uplink: &mut Uplink) {
+    let sources = &uplink.sources;
+    let is_refused = |place: &Place| {
+        let is_it = |one: &Source| Arc::ptr_eq(&one.queue, &place.queue);
+        let mut sources = sources.iter();
+        sources.any(|one| one.probe != Probe::None && is_it(one))
+    };
+    uplink.resumed.retain(|(_, _, place)| !is_refused(place));
+}
+
 /// The cloud closed the connection at this message: leaves its queue alone, so that others pass.
 pub(super) fn at_end(uplink: &mut Uplink, place: &Place, now: Now) {
     let wait_s = hold(uplink, place, hold_ms, now) / 1000;

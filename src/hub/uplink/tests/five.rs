@@ -320,27 +320,31 @@ fn a_probe_whose_connection_ends_is_one_again() {
     }
     let mut first = upward(10, &[]);
     hub.link_up(&mut uplink, true);
-    hub.forward(&mut uplink, &mut first, 1, NOW);
-    assert_eq!(bodies(&mut first).len(), 1);
+    hub.forward(&mut uplink, &mut first, 10, NOW);
+    assert_eq!(bodies(&mut first).len(), 3);
     let refused = (1, ReasonCode::NotAuthorized);
     answer((&hub, &mut uplink, &mut first), refused, NOW);
     // As long as where a server closes the connection instead.
     assert_eq!(uplink.held_ms(NOW.ms), NOW.ms + hold_ms(1));
-    let now = later(hold_ms(1));
-    assert_eq!(hub.forward(&mut uplink, &mut first, 10, now), 1);
+    // Those behind it were in flight, too; they wait as well, though the session goes on.
     let (in_flight, _) = first.park();
-    hub.link_down(&mut uplink, in_flight, false, now);
+    hub.link_down(&mut uplink, in_flight, true, NOW);
     let mut second = upward(10, &[]);
-    hub.link_up(&mut uplink, false);
-    hub.forward(&mut uplink, &mut second, 10, now);
+    hub.link_up(&mut uplink, true);
+    assert_eq!(hub.forward(&mut uplink, &mut second, 10, NOW), 0);
+    let now = later(hold_ms(1));
+    assert_eq!(hub.forward(&mut uplink, &mut second, 10, now), 1);
     assert_eq!(bodies(&mut second), [("0".to_owned(), 1)]);
-    answer(
-        (&hub, &mut uplink, &mut second),
-        (1, ReasonCode::Success),
-        now,
-    );
-    hub.forward(&mut uplink, &mut second, 10, now);
-    assert_eq!(bodies(&mut second).len(), 2);
+    let (in_flight, _) = second.park();
+    hub.link_down(&mut uplink, in_flight, false, now);
+    let mut third = upward(10, &[]);
+    hub.link_up(&mut uplink, true);
+    hub.forward(&mut uplink, &mut third, 10, now);
+    assert_eq!(bodies(&mut third), [("0".to_owned(), 1)]);
+    let kept = (1, ReasonCode::Success);
+    answer((&hub, &mut uplink, &mut third), kept, now);
+    hub.forward(&mut uplink, &mut third, 10, now);
+    assert_eq!(bodies(&mut third).len(), 2);
 }
 
 #[test]
