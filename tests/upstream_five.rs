@@ -572,3 +572,71 @@ async fn commands_that_fit_no_module_are_answered_with_the_reason() {
     }
     log_says(&hub, &["taken without a property", "down/1"]);
 }
+
+/// One after the other over WebSocket, with TLS and without.
+#[tokio::test]
+async fn a_hub_above_is_reached_in_websocket() {
+    for (transport, version) in [("ws", "3.1.1"), ("wss", "5"), ("ws", "5")] {
+        let routes = r#"{"in":
+            "FROM /messages/* INTO BrokeredEndpoint(\"/modules/sink/inputs/in\")"}"#;
+        let mut above = Setup::new(routes, &["a", "b", "c", "sink"]);
+        for transport in ["ws", "wss"] {
+            above.listeners +=
+                &format!("[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"{transport}\"\n");
+        }
+        let running = above.start();
+        let mut sink = scene::receiver(&running, "sink").await;
+        let mut setup = Setup::new(ROUTES, &MODULES);
+        let name = "identities.json";
+        std::fs::copy(above.path(name), setup.path(name)).unwrap();
+        let server = format!("localhost:{}", running.address(transport).port());
+        let more = format!(
+            "version = \"{version}\"\nca = {:?}\n",
+            above.path("certs/ca.pem")
+        );
+        setup.extra = upward::upstream("iothub", &[&server], transport, &more);
+        let hub = setup.start();
+        let mut clients = Vec::new();
+        for module in MODULES {
+            clients.push(hub.connect(&format!("edge-1/{module}")).await);
+        }
+        for number in 0..100 {
+            for (client, module) in clients.iter_mut().zip(MODULES) {
+                // Some are larger than a message of WebSocket is made.
+                let body = format!("{module} {number} {}", "x".repeat(number * 400));
+                say(client, module, &body).await;
+            }
+        }
+        let mut due: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..300 {
+            let (_, body, _) = message_with_topic(&mut sink).await;
+            let body = String::from_utf8(body).unwrap();
+            let [module, number, rest] = body.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{body}");
+            };
+            let next = due.entry(module.to_owned()).or_default();
+            assert_eq!((number, rest.len()), (&*next.to_string(), *next * 400));
+            *next += 1;
+        }
+        nothing_waits(&hub);
+        assert_eq!(hub.metric(DROPPED, &[]), 0.0);
+        assert_eq!(hub.metric(upward::FAILURES, &[]), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn with_qos_0_a_cloud_that_takes_no_more_is_enough() {
+    let cloud = Cloud::start();
+    let qos = Property::MaximumQos(edgehub::mqtt::QoS::AtMostOnce);
+    cloud.greet(ReasonCode::Success, &[qos]);
+    let setup = below(&cloud, "qos = 0\n");
+    let hub = setup.start();
+    let mut a = hub.connect("edge-1/a").await;
+    for number in 0..10 {
+        say(&mut a, "a", &number.to_string()).await;
+    }
+    cloud.until("all came", |cloud| cloud.kept().len() == 10);
+    let topic = "devices/edge-1/modules/a/messages/events/";
+    assert!(cloud.came().iter().all(|one| one.topic == topic));
+    nothing_waits(&hub);
+}

@@ -124,6 +124,7 @@ fn the_defaults_are_the_documented_ones() {
             qos: 1,
             proxy: None,
             window: 100,
+            path: "/mqtt".to_owned(),
             version: MqttVersion::V311,
             drain: DrainOrder::Fifo,
             live_share: 80,

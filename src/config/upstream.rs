@@ -13,8 +13,8 @@ use crate::topic;
 use crate::topic::template::Template;
 use crate::upstream::dial::Server;
 
-/// Port of MQTT with TLS, and of MQTT without.
-const PORTS: (u16, u16) = (8883, 1883);
+/// Where MQTT is in WebSocket: as brokers have it, and the IoT Hub.
+const PATHS: (&str, &str) = ("/mqtt", "/$iothub/websocket");
 /// Port of HTTP proxies.
 const PROXY_PORT: u16 = 3128;
 /// Largest message that the IoT Hub takes (facts §1.2).
@@ -42,8 +42,10 @@ pub struct Upstream {
     pub username: Option<String>,
     /// File that holds the password and nothing else, with `mqtt`.
     pub password_file: Option<PathBuf>,
-    /// Whether to connect with TLS: `tls`, the default, or `tcp`.
+    /// How to connect: `tls`, the default, `tcp`, `wss` or `ws`.
     pub transport: Transport,
+    /// Path and query of the WebSocket. Default `/mqtt`, with `iothub` `/$iothub/websocket`.
+    pub path: String,
     /// Topic to publish to, with `mqtt`. Default
     /// `devices/{device}/modules/{module}/messages/events/`.
     pub topic: Template,
@@ -126,12 +128,19 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
     let versions = [("3.1.1", MqttVersion::V311), ("5", MqttVersion::V5)];
     let kind = section.choice("kind", &kinds, UpstreamKind::None);
     let transport = section.choice("transport", &TRANSPORTS, Transport::Tls);
-    let port = if transport.is_encrypted() {
-        PORTS.0
-    } else {
-        PORTS.1
-    };
+    let port = port_of(transport);
     let server = |text: &str| Server::parse(text, port).map_err(|error| (error, None));
+    let path = section.parsed("path", path);
+    if path.is_some() && !is_websocket(transport) {
+        let origin = section.reader.origin(&["upstream.path"]);
+        let message = "`path` has no effect without WebSocket".to_owned();
+        let hint = Some("`transport = \"wss\"` uses it".to_owned());
+        section.reader.warning(&origin, message, hint);
+    }
+    let usual = match kind {
+        UpstreamKind::IotHub => PATHS.1,
+        UpstreamKind::Mqtt | UpstreamKind::None => PATHS.0,
+    };
     let max_message_bytes = section.size("max_message_bytes", 0..=1 << 28, 0_usize);
     let default_bytes = (kind == UpstreamKind::IotHub).then_some(IOTHUB_MESSAGE_BYTES_MAX);
     let upstream = Upstream {
@@ -144,6 +153,7 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
         username: section.text("username"),
         password_file: section.path("password_file"),
         transport,
+        path: path.unwrap_or_else(|| usual.to_owned()),
         topic: topic_of(&mut section),
         subscribe: subscriptions(&mut section),
         qos: section.number("qos", 0..=1, 1),
@@ -162,6 +172,29 @@ pub(super) fn read(mut section: Section<'_, '_>) -> Upstream {
     };
     section.finish(&ROOT_KEYS);
     upstream
+}
+
+fn is_websocket(transport: Transport) -> bool {
+    matches!(transport, Transport::Ws | Transport::Wss)
+}
+
+fn port_of(transport: Transport) -> u16 {
+    match transport {
+        Transport::Tls => 8883,
+        Transport::Tcp => 1883,
+        Transport::Wss => 443,
+        Transport::Ws => 80,
+    }
+}
+
+fn path(text: &str) -> Result<String, Refusal> {
+    let is_path = text.starts_with('/')
+        && !text.contains(['#', '"', '<', '>', '\\', '^', '`', '{', '|', '}'])
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let hint = || Some("such as \"/mqtt\"".to_owned());
+    is_path
+        .then(|| text.to_owned())
+        .ok_or_else(|| ("is no path of a URL".to_owned(), hint()))
 }
 
 fn topic_of(section: &mut Section<'_, '_>) -> Template {
@@ -235,10 +268,6 @@ pub(super) fn check(reader: &mut Reader<'_>, upstream: &mut Upstream, iothub_hos
         let origin = reader.origin(&[&format!("upstream.{key}"), "upstream.kind"]);
         reader.error(&origin, message.to_owned(), hint.map(ToOwned::to_owned));
     };
-    if matches!(upstream.transport, Transport::Ws | Transport::Wss) {
-        let message = "WebSocket towards the cloud is not available in this version";
-        error("transport", message, Some("\"tls\" is"));
-    }
     if upstream.certificate.is_some() != upstream.key.is_some() {
         let message = "`certificate` and `key` belong together";
         error("certificate", message, None);
@@ -246,9 +275,13 @@ pub(super) fn check(reader: &mut Reader<'_>, upstream: &mut Upstream, iothub_hos
     let is_iothub = upstream.kind == UpstreamKind::IotHub;
     let is_cloud = upstream.servers.is_empty() && is_iothub;
     if is_cloud {
+        let port = match upstream.transport {
+            Transport::Tls | Transport::Tcp => port_of(Transport::Tls),
+            transport => port_of(transport),
+        };
         upstream
             .servers
-            .extend(Server::parse(iothub_hostname, PORTS.0));
+            .extend(Server::parse(iothub_hostname, port));
     }
     if upstream.servers.is_empty() {
         let hint = Some("such as [\"broker.example:8883\"]");

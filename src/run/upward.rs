@@ -11,9 +11,10 @@ use crate::config::{Config, DrainOrder, MqttVersion, Transport, Upstream, Upstre
 use crate::files;
 use crate::hub::{Dialect, Forwarding, Inbound};
 use crate::identity::Secret;
+use crate::limits::TOPIC_BYTES_MAX;
 use crate::limits::pace::Pace;
 use crate::session::UpwardTiming;
-use crate::upstream::dial::Reach;
+use crate::upstream::dial::{InWebSocket, Reach};
 use crate::upstream::filters::Filters;
 use crate::upstream::settings::{Account, Settings};
 
@@ -21,6 +22,8 @@ use crate::upstream::settings::{Account, Settings};
 const FILTERS_FILE: &str = "upstream-filters.json";
 /// From the first byte to CONNACK, where the server was never quicker.
 const ACCEPT_MS: u64 = 20_000;
+/// A WebSocket message may hold several packets.
+const WEBSOCKET_BYTES_MIN: usize = 4 << 20;
 /// How long a server may leave publications unacknowledged though it answers otherwise.
 const ACK_STALL_MS: u64 = 60_000;
 
@@ -33,7 +36,7 @@ pub(super) fn load(config: &Config) -> Result<Option<Settings>, Vec<String>> {
     }
     let mut errors = Vec::new();
     let tls = match upstream.transport {
-        Transport::Tls => tls(upstream).map_err(|error| errors.push(error)).ok(),
+        Transport::Tls | Transport::Wss => tls(upstream).map_err(|error| errors.push(error)).ok(),
         _ => None,
     };
     let password = upstream.password_file.as_deref().map(password).transpose();
@@ -60,6 +63,7 @@ pub(super) fn load(config: &Config) -> Result<Option<Settings>, Vec<String>> {
         reach: Reach {
             servers: upstream.servers.clone(),
             tls,
+            websocket: websocket(config),
             proxy: upstream.proxy.clone(),
         },
         account,
@@ -85,6 +89,16 @@ pub(super) fn load(config: &Config) -> Result<Option<Settings>, Vec<String>> {
         ),
         random: || files::random().map_or(0, u64::from_le_bytes),
     }))
+}
+
+fn websocket(config: &Config) -> Option<InWebSocket> {
+    let upstream = &config.upstream;
+    let is_wanted = matches!(upstream.transport, Transport::Ws | Transport::Wss);
+    let packet_bytes = config.limits.max_message_bytes + TOPIC_BYTES_MAX;
+    is_wanted.then(|| InWebSocket {
+        path: upstream.path.clone(),
+        message_bytes_max: packet_bytes.max(WEBSOCKET_BYTES_MIN),
+    })
 }
 
 fn forwarding(upstream: &Upstream) -> Forwarding {

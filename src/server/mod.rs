@@ -27,7 +27,7 @@ use passwords::PasswordQueue;
 use pending::Pending;
 pub use pending::PendingSet;
 use tls::SharedTls;
-use websocket::WebSocket;
+pub use websocket::WebSocket;
 
 use crate::config::{Listener, Transport};
 use crate::hub::{Hub, Now, Peer};

@@ -8,11 +8,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_core::Stream;
 use futures_sink::Sink;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, Uri, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config, client_async_with_config};
 
 /// The sub-protocol (MQTT-6.0.0-3).
 const PROTOCOL: &str = "mqtt";
@@ -22,11 +23,11 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 const MESSAGE_BYTES: usize = 16 * 1024;
 
 /// Any socket below.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
 /// A WebSocket as a stream of bytes.
-pub(super) struct WebSocket {
+pub struct WebSocket {
     inner: WebSocketStream<Box<dyn Socket>>,
     /// What was received and not read yet.
     rest: Bytes,
@@ -38,19 +39,43 @@ impl WebSocket {
     ///
     /// # Errors
     /// Why there is no WebSocket.
-    pub async fn accept(socket: Box<dyn Socket>, message_bytes_max: usize) -> Result<Self, String> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_frame_size(Some(message_bytes_max))
-            .max_message_size(Some(message_bytes_max));
+    pub(crate) async fn accept(
+        socket: Box<dyn Socket>,
+        message_bytes_max: usize,
+    ) -> Result<Self, String> {
+        let config = config(message_bytes_max);
         let inner = accept_hdr_async_with_config(socket, choose_protocol, Some(config))
             .await
             .map_err(|error| error.to_string())?;
-        Ok(Self {
-            inner,
-            rest: Bytes::new(),
-        })
+        Ok(Self::over(inner))
+    }
+
+    /// The client's half, with the server `host:port`; a message of the server has at most
+    /// `message_bytes_max`.
+    ///
+    /// # Errors
+    /// Why there is no WebSocket.
+    pub async fn connect<S>(
+        socket: S,
+        (host, path): (&str, &str),
+        message_bytes_max: usize,
+    ) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        // TLS, where there is any, is below.
+        let uri = Uri::builder().scheme("ws").authority(host);
+        let uri = uri.path_and_query(path).build()?;
+        let request = ClientRequestBuilder::new(uri).with_sub_protocol(PROTOCOL);
+        let config = Some(config(message_bytes_max));
+        let socket: Box<dyn Socket> = Box::new(socket);
+        let (inner, _) = client_async_with_config(request, socket, config).await?;
+        Ok(Self::over(inner))
+    }
+
+    fn over(inner: WebSocketStream<Box<dyn Socket>>) -> Self {
+        let rest = Bytes::new();
+        Self { inner, rest }
     }
 
     fn inner(&mut self) -> Pin<&mut WebSocketStream<Box<dyn Socket>>> {
@@ -65,6 +90,14 @@ impl WebSocket {
             .map_err(io_error)?;
         Poll::Ready(Ok(written))
     }
+}
+
+fn config(message_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_frame_size(Some(message_bytes_max))
+        .max_message_size(Some(message_bytes_max))
 }
 
 /// Takes `mqtt` among what the client offers.

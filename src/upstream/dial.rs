@@ -116,6 +116,15 @@ impl fmt::Display for Server {
     }
 }
 
+/// What a WebSocket handshake asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InWebSocket {
+    /// Path and query, from `/` on.
+    pub path: String,
+    /// The longest message of the server that is taken, in bytes.
+    pub message_bytes_max: usize,
+}
+
 /// How the cloud is reached.
 #[derive(Debug, Clone)]
 pub struct Reach {
@@ -123,6 +132,8 @@ pub struct Reach {
     pub servers: Vec<Server>,
     /// None: plain TCP. The certificate must be for [`Server::host`].
     pub tls: Option<Arc<ClientConfig>>,
+    /// MQTT goes in WebSocket (MQTT 3.1.1 §6).
+    pub websocket: Option<InWebSocket>,
     /// An HTTP proxy that all servers are reached by; it also looks their names up.
     pub proxy: Option<Server>,
 }
@@ -131,7 +142,7 @@ pub struct Reach {
 pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
-/// TCP without delay, with TLS over it where [`Reach::tls`] says so.
+/// TCP without delay, with TLS over it where [`Reach::tls`] says so, and WebSocket over that.
 pub type Stream = Box<dyn Socket>;
 
 /// A connection.

@@ -132,20 +132,36 @@ fn a_proxy_may_be_anywhere_but_not_everywhere() {
 }
 
 #[test]
-fn what_this_version_lacks_is_refused() {
-    for (section, place) in [
+fn websocket_towards_the_cloud_has_a_path_and_ports_of_its_own() {
+    let read = |section: &str| {
+        let (config, warnings) = parse(&format!("{BASE}{TLS}[upstream]\n{section}")).unwrap();
+        let servers = config.upstream.servers.iter().map(ToString::to_string);
+        let servers = servers.collect::<Vec<_>>().join(" ");
         (
-            "[upstream]\nkind = \"iothub\"\ntransport = \"wss\"",
-            "10:13",
-        ),
-    ] {
-        let errors = errors_below(section);
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(errors[0].starts_with(place), "{errors:?}");
-        assert!(
-            errors[0].contains("not available in this version"),
-            "{errors:?}"
-        );
+            servers,
+            config.upstream.path,
+            said(warnings, Severity::Warning).join("\n"),
+        )
+    };
+    let (servers, path, warnings) = read("kind = \"iothub\"\ntransport = \"wss\"");
+    assert!(
+        servers.ends_with(":443") && warnings.is_empty(),
+        "{servers} {warnings}"
+    );
+    assert_eq!(path, "/$iothub/websocket");
+    let mqtt = "kind = \"mqtt\"\nservers = [\"a\", \"b:1\"]\n";
+    let (servers, path, _) = read(&format!("{mqtt}transport = \"ws\""));
+    assert_eq!((&*servers, &*path), ("a:80 b:1", "/mqtt"));
+    let (_, path, _) = read(&format!("{mqtt}transport = \"ws\"\npath = \"/?a=b\""));
+    assert_eq!(path, "/?a=b");
+    let (_, _, warnings) = read(&format!("{mqtt}path = \"/x\""));
+    assert!(
+        warnings.contains("no effect without WebSocket"),
+        "{warnings}"
+    );
+    for bad in ["mqtt", "/a b", "/ä", "/#"] {
+        let errors = errors_below(&format!("[upstream]\n{mqtt}path = \"{bad}\""));
+        assert!(errors[0].contains("is no path of a URL"), "{errors:?}");
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::handshake;
-use super::{Connected, Reach, Server};
+use super::{Connected, InWebSocket, Reach, Server};
+use crate::server::WebSocket;
 use crate::upstream::link::{Failure, Reason};
 use crate::upstream::proxy;
 
@@ -47,7 +48,7 @@ pub(super) async fn attempt(
         }
     };
     let Some(tls) = &reach.tls else {
-        return Ok((Box::new(tcp), place));
+        return upgrade(reach, server, (Box::new(tcp), place)).await;
     };
     let name = ServerName::try_from(server.host.clone()).map_err(|error| Failure {
         reason: Reason::Tls,
@@ -55,8 +56,28 @@ pub(super) async fn attempt(
     })?;
     let connector = TlsConnector::from(Arc::clone(tls));
     match connector.connect(name, tcp).await {
-        Ok(stream) => Ok((Box::new(stream), place)),
+        Ok(stream) => upgrade(reach, server, (Box::new(stream), place)).await,
         Err(error) => Err(handshake::failure(&place, &error)),
+    }
+}
+
+/// Makes a WebSocket of it where that is wanted.
+async fn upgrade(
+    reach: &Reach,
+    server: &Server,
+    (stream, place): Connected,
+) -> Result<Connected, Failure> {
+    let Some(InWebSocket {
+        path,
+        message_bytes_max,
+    }) = &reach.websocket
+    else {
+        return Ok((stream, place));
+    };
+    let at = (&*server.to_string(), &**path);
+    match WebSocket::connect(stream, at, *message_bytes_max).await {
+        Ok(socket) => Ok((Box::new(socket), place)),
+        Err(error) => Err(handshake::no_websocket(&place, path, error)),
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error};
 use time::OffsetDateTime;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 
 use crate::upstream::link::{Failure, Reason};
 use crate::upstream::proxy::is_farewell;
@@ -40,6 +42,52 @@ pub(super) fn failure(place: &str, error: &io::Error) -> Failure {
     Failure {
         reason: Reason::Unreachable,
         text: format!("{place}: the connection broke during the TLS handshake: {error}"),
+    }
+}
+
+/// Why there is no WebSocket.
+pub(super) fn no_websocket(place: &str, path: &str, error: WsError) -> Failure {
+    let why = match error {
+        WsError::Io(error) => return broken(place, &error),
+        WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
+            let error = io::ErrorKind::UnexpectedEof.into();
+            return broken(place, &error);
+        }
+        WsError::Http(answer) => format!(
+            "the server answers {}: is the `path` {path} in [upstream] right?",
+            answer.status()
+        ),
+        WsError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            format!("the server does not speak MQTT at {path}: check `path` in [upstream]")
+        }
+        error => format!(
+            "the server's answer is no WebSocket handshake: check the port, and `transport` in \
+             [upstream]: {error}"
+        ),
+    };
+    Failure {
+        reason: Reason::Refused,
+        text: format!("{place}: {why}"),
+    }
+}
+
+/// The socket broke during the handshake of WebSocket, or the server closed it, which is an answer.
+fn broken(place: &str, error: &io::Error) -> Failure {
+    if let Some(failure) = tls_failure(place, error) {
+        return failure;
+    }
+    if is_farewell(error) {
+        return Failure {
+            reason: Reason::Refused,
+            text: format!(
+                "{place}: the server closed the connection during the WebSocket handshake: \
+                 does it speak WebSocket on this port?"
+            ),
+        };
+    }
+    Failure {
+        reason: Reason::Unreachable,
+        text: format!("{place}: the connection broke during the WebSocket handshake: {error}"),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 mod proxy;
+mod websocket;
 
 const HEDGE: Duration = Duration::from_millis(HEDGE_MS);
 
@@ -101,6 +102,7 @@ fn plain(servers: &[&Server]) -> Reach {
     Reach {
         servers: servers.iter().copied().cloned().collect(),
         tls: None,
+        websocket: None,
         proxy: None,
     }
 }

@@ -21,7 +21,7 @@ async fn proxy(answer: Vec<u8>) -> (tokio::task::JoinHandle<(TcpStream, String)>
     (proxy, reach)
 }
 
-async fn read_request(tcp: &mut TcpStream) -> String {
+pub(super) async fn read_request(tcp: &mut TcpStream) -> String {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(tcp.read_u8().await.unwrap());
