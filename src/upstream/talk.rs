@@ -20,7 +20,8 @@ use super::words::{Broken, subscribed};
 use crate::hub::{Hub, Now, Token, Uplink};
 use crate::limits::TOPIC_BYTES_MAX;
 use crate::mailbox::{DELIVERY, DRAIN, DURABLE, Mailbox, RECHECK, ROUTES, SPACE};
-use crate::mqtt::{self, v5};
+use crate::mqtt;
+use crate::mqtt::v5::{self, ReasonCode};
 use crate::server::{Clock, socket};
 use crate::session::{Above, Lost, Unasked, Upward};
 
@@ -292,6 +293,7 @@ impl<'a> Talk<'a> {
 
     fn accepted(&mut self, session_present: bool, now: Now) -> Result<(), Lost> {
         if self.ends.settings.forwarding.acknowledged && !self.upward.takes_qos_1() {
+            self.upward.complain(ReasonCode::ImplementationSpecific);
             return Err(Lost::QosZeroOnly);
         }
         self.state.sent_ms = now.ms;

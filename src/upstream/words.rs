@@ -101,6 +101,7 @@ fn blames_us(code: ReasonCode) -> bool {
             | ReasonCode::NotAuthorized
             | ReasonCode::TopicNameInvalid
             | ReasonCode::PacketTooLarge
+            | ReasonCode::QuotaExceeded
             | ReasonCode::PayloadFormatInvalid
             | ReasonCode::QosNotSupported
     )
