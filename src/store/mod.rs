@@ -337,14 +337,6 @@ impl Store {
         queue.lock().listen(consumer)
     }
 
-    /// How long a message still has, in milliseconds; `None`: for ever.
-    #[must_use]
-    pub fn time_left_ms(&self, delivery: &Delivery, now_ms: u64) -> Option<u64> {
-        let clock = self.clock();
-        let at_s = u64::from(delivery.expires_s) + u64::from(clock.shift_s(delivery.seq));
-        (delivery.expires_s != 0).then(|| (at_s * 1000).saturating_sub(clock.now_ms(now_ms)))
-    }
-
     /// Takes one message for delivery again, by its seq: `Err(true)` if it has to be read from
     /// disk first, after which `consumer` is woken; `Err(false)` if it is gone.
     ///

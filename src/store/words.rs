@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::queue::Queue;
+use super::Store;
+use super::queue::{Delivery, Queue};
 use crate::mailbox::Mailbox;
 use crate::message::{Endpoint, Message, Origin, Priority};
 
@@ -149,5 +150,15 @@ impl<'a> Append<'a> {
             is_last: true,
             now_ms,
         }
+    }
+}
+
+impl Store {
+    /// How long a message still has, in milliseconds; `None`: for ever.
+    #[must_use]
+    pub fn time_left_ms(&self, delivery: &Delivery, now_ms: u64) -> Option<u64> {
+        let clock = self.clock();
+        let at_s = u64::from(delivery.expires_s) + u64::from(clock.shift_s(delivery.seq));
+        (delivery.expires_s != 0).then(|| (at_s * 1000).saturating_sub(clock.now_ms(now_ms)))
     }
 }
