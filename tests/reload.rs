@@ -289,7 +289,7 @@ async fn limits_names_and_log_level_follow_the_configuration() {
     reloaded(&hub, "config", "ok", 1);
     publish(&mut pair.0, &unrouted, &[b'x'; 1000]).await;
     hub.until("debug lines", |hub| {
-        logged(hub, "DEBUG", &["edgehub::hub::publish"])
+        logged(hub, "DEBUG", &["edgehub::hub::route"])
     });
     let refused = pair.1.subscribe("$iothub/methods/POST/#").await.unwrap();
     assert_eq!(refused, SubAckCode::Failure);
