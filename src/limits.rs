@@ -78,7 +78,8 @@ pub struct Limits {
     /// Connections that have not authenticated yet; the oldest is dropped for a new one, so that
     /// silent connections cannot keep others out. Default 1,024.
     pub max_pending_connections: usize,
-    /// Deliveries to one client that it has not acknowledged yet. Default 100.
+    /// Deliveries to one client that it has not acknowledged yet; above 32,766 there are no packet
+    /// ids for more. Default 100.
     pub max_inflight: u16,
     /// Subscriptions of one session. Default 100.
     pub max_subscriptions: usize,

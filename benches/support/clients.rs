@@ -371,7 +371,7 @@ fn introduction(name: &str, key: &[u8]) -> Hello {
 }
 
 /// Mostly short, now and then over several pages of the disk.
-fn any_length(rng: &mut Rng) -> usize {
+pub fn any_length(rng: &mut Rng) -> usize {
     let longest = match rng.between(0, 99) {
         0..70 => 300,
         70..95 => 2_000,

@@ -25,7 +25,7 @@ use super::plan::{Plan, Target};
 
 /// Receipts this long before a break may come again: the second that is promised, and what timers
 /// and a slow disk may add.
-const AGAIN_MS: u32 = 1_000 + 500;
+pub const AGAIN_MS: u32 = 1_000 + 500;
 /// Faults that are told in full; the others are counted.
 const TOLD_MAX: usize = 20;
 
@@ -121,7 +121,8 @@ impl Faults {
         self.tell(what);
     }
 
-    fn tell(&mut self, what: impl Display) {
+    /// One that is counted already.
+    pub fn tell(&mut self, what: impl Display) {
         if self.told < TOLD_MAX && !self.silent {
             println!("FAULT {what}");
             self.told += 1;
@@ -140,6 +141,13 @@ pub struct Clock {
 }
 
 impl Clock {
+    pub fn new() -> Self {
+        Self {
+            before: 1,
+            since: None,
+        }
+    }
+
     pub fn start(&mut self) {
         self.since = Some(Instant::now());
     }
@@ -149,7 +157,7 @@ impl Clock {
         self.since = None;
     }
 
-    fn now(&self) -> u32 {
+    pub fn now(&self) -> u32 {
         let running = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         self.before + running.as_millis() as u32
     }
@@ -160,7 +168,7 @@ impl Clock {
     }
 
     /// Everything from now on is later than everything so far.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.before += 1;
     }
 }
@@ -182,10 +190,7 @@ impl Ledger {
         };
         let tracks = || plan.outputs.iter().map(track).collect();
         Self {
-            clock: Clock {
-                before: 1,
-                since: None,
-            },
+            clock: Clock::new(),
             faults: Faults::default(),
             published: 0,
             acknowledged: 0,

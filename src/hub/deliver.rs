@@ -292,6 +292,12 @@ impl Hub {
         }
     }
 
+    /// More is kept: look again at what waited for that.
+    pub fn deliveries_kept(&self, client: &mut Client) {
+        let plain = client.inputs.iter_mut().filter(|input| input.is_plain);
+        plain.for_each(|input| input.pending = true);
+    }
+
     /// A queue of the client has messages: look at all of them again.
     pub fn deliveries_waiting(&self, client: &mut Client) {
         for input in &mut client.inputs {

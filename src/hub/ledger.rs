@@ -5,14 +5,17 @@
 //! that it is the same one after a restart; that the client has it is kept before PUBREL.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Place, Token};
 use super::{Hub, Now};
+use crate::identity::Identity;
 use crate::message::Priority;
 use crate::mqtt::{PacketId, Publish, QoS};
+use crate::session::CHOSEN_ID_MAX;
 
 /// Packet ids and seqs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ impl Ledger {
         self.acked.retain(|seq| *seq > floor);
     }
 
-    fn write(&self) -> Option<Bytes> {
+    pub fn write(&self) -> Option<Bytes> {
         let is_done = self.floor == 0 && self.acked.is_empty();
         let is_empty = self.taken.is_empty() && self.released.is_empty() && is_done;
         let json = serde_json::to_vec(self).ok().filter(|_| !is_empty);
@@ -80,13 +83,28 @@ impl Ledger {
     }
 }
 
-/// The packet id of a message of QoS 2.
+/// The packet id of a message of QoS 2: of those that no other message has.
 pub(super) fn packet_id(place: &Place) -> Option<PacketId> {
-    let id = place.seq % u64::from(u16::MAX) + 1;
+    let first = u64::from(CHOSEN_ID_MAX) + 1;
+    let id = first + place.seq % (u64::from(u16::MAX) - first + 1);
     u16::try_from(id).ok().and_then(PacketId::new)
 }
 
 impl Hub {
+    /// Has what was read of a session written again where the log does not bear it out.
+    pub(super) fn correct_ledger(
+        &self,
+        identity: &Identity,
+        written: Option<&Bytes>,
+        ledger: Option<&Ledger>,
+    ) {
+        let correct = ledger.and_then(Ledger::write);
+        if written != correct.as_ref() {
+            let id = identity.as_str();
+            self.journal.record_ledger(id, correct, &Arc::default());
+        }
+    }
+
     /// A message of QoS 2 was taken; returns the version of the small state that knows it.
     pub(super) fn note_taken(&self, client: &mut Client, publish: &Publish<'_>, seq: u64) -> u64 {
         let Some(packet_id) = publish.packet_id else {
@@ -99,11 +117,13 @@ impl Hub {
         self.keep_ledger(client)
     }
 
-    /// The client released a message of QoS 2 that it had sent.
-    pub fn released(&self, client: &mut Client, packet_id: PacketId) {
-        if client.ledger.taken.remove(&packet_id.get()).is_some() {
-            self.keep_ledger(client);
-        }
+    /// The client released a message of QoS 2 that it had sent; returns the version of the small
+    /// state that knows it. Otherwise another message with this packet id would be taken for it
+    /// after a crash.
+    pub fn released(&self, client: &mut Client, packet_id: PacketId) -> u64 {
+        // If it was released on the last connection, that may still be on its way to the disk.
+        client.ledger.taken.remove(&packet_id.get());
+        self.keep_ledger(client)
     }
 
     /// The client has a message of QoS 2; returns the version of the small state that knows it.

@@ -243,8 +243,9 @@ impl Hub {
                     .get(identity.as_str())
                     .copied()
                     .unwrap_or((u32::MAX, 0));
-                let ledger = ledgers.get(identity.as_str());
-                let ledger = ledger.and_then(|value| ledger::Ledger::read(value, kept_seq));
+                let written = ledgers.get(identity.as_str());
+                let ledger = written.and_then(|value| ledger::Ledger::read(value, kept_seq));
+                self.correct_ledger(&identity, written, ledger.as_ref());
                 let slot = Slot {
                     subscriber: self
                         .plain_side(&identity, &subscriptions, true)
@@ -259,6 +260,8 @@ impl Hub {
                 self.slots.insert(identity, slot);
             }
         }
+        // Before any seq of those is given to another message.
+        self.journal.settle();
     }
 
     /// Every bound.

@@ -254,6 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             if mail & DURABLE != 0 {
                 self.awaits_kept = false;
+                self.hub.deliveries_kept(client);
                 self.session.handle_durable(self.hub.settled());
                 self.session.handle_state(self.hub.durable());
                 self.hub.settle_received(client, now);

@@ -22,7 +22,7 @@ use std::num::NonZeroU32;
 
 pub use close::Close;
 pub use output::{Outgoing, Output};
-pub use sender::{InFlight, Outbound, Sender};
+pub use sender::{CHOSEN_ID_MAX, InFlight, Outbound, Sender};
 pub use upward::{Above, Lost, Unasked, Upward, UpwardTiming, Why};
 
 use answers::PendingAck;
@@ -78,7 +78,8 @@ pub enum Event<'a, T> {
     Received(PacketId, T),
     /// The client is done with a message of QoS 2.
     Completed(PacketId),
-    /// The client released a message of QoS 2 that it had sent.
+    /// The client released a message of QoS 2 that it had sent: answer with
+    /// [`Session::complete`].
     Released(PacketId),
     /// The client took its leave (§3.14).
     Disconnect {

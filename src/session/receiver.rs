@@ -17,6 +17,8 @@ pub(super) enum Answer {
     PubRec(PacketId, Verdict),
     /// To PUBREC.
     PubRel(PacketId),
+    /// To PUBREL.
+    PubComp(PacketId),
     /// To PINGREQ.
     PingResp,
 }
@@ -100,9 +102,9 @@ impl Receiver {
         self.unreleased.contains(&packet_id)
     }
 
-    /// The client released a QoS 2 message; false if there was none.
-    pub fn release(&mut self, packet_id: PacketId) -> bool {
-        self.unreleased.remove(&packet_id)
+    /// The client released a QoS 2 message.
+    pub fn release(&mut self, packet_id: PacketId) {
+        self.unreleased.remove(&packet_id);
     }
 
     /// Goes on with what the previous connection had not released.
@@ -193,17 +195,16 @@ impl<T> Session<T> {
 
     pub(super) fn handle_pubrel<'a>(&mut self, packet_id: PacketId) -> Event<'a, T> {
         // One that is not known was released before: after a loss the client cannot know
-        // (MQTT 5 §3.7.2.1).
-        let known = self.receiver.release(packet_id);
-        if self.is_v5() {
-            self.pubcomp_v5(packet_id);
-        } else {
-            self.encode(&FromServer::PubComp(packet_id));
-        }
-        match known {
-            true => Event::Released(packet_id),
-            false => Event::None,
-        }
+        // (MQTT 5 §3.7.2.1), and it may not be on disk yet.
+        self.receiver.release(packet_id);
+        Event::Released(packet_id)
+    }
+
+    /// Sends PUBCOMP once everything up to a version of the small state is kept: with it the
+    /// client takes the packet id for another message.
+    pub fn complete(&mut self, packet_id: PacketId, version: u64) {
+        self.receiver.push((0, version), Answer::PubComp(packet_id));
+        self.answer();
     }
 
     pub(super) fn handle_pubcomp<'a>(
@@ -246,6 +247,8 @@ impl<T> Session<T> {
                 }
                 Answer::PubRec(packet_id, _) => self.encode(&FromServer::PubRec(packet_id)),
                 Answer::PubRel(packet_id) => self.pubrel(packet_id, true),
+                Answer::PubComp(packet_id) if self.is_v5() => self.pubcomp_v5(packet_id),
+                Answer::PubComp(packet_id) => self.encode(&FromServer::PubComp(packet_id)),
                 Answer::PingResp => self.encode(&FromServer::PingResp),
             }
         }

@@ -6,6 +6,10 @@ use std::collections::{BTreeSet, VecDeque};
 use super::{Outgoing, Output};
 use crate::mqtt::{PacketId, QoS};
 
+/// Packet ids that the sender chooses go from 1 to here. Those above are for messages whose id is
+/// known beforehand, so that neither ever takes one of the other.
+pub const CHOSEN_ID_MAX: u16 = 0x7fff;
+
 /// A message of QoS 1 or 2 that was sent and not yet acknowledged.
 #[derive(Debug)]
 pub struct InFlight<T> {
@@ -54,15 +58,15 @@ pub struct Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Nothing in flight; at most `window` (≥ 1) messages at a time.
+    /// Nothing in flight; at most `window` (≥ 1) messages at a time, and fewer than there are ids.
     #[must_use]
     pub fn new(window: u16) -> Self {
         Self {
-            window: usize::from(window.max(1)),
+            window: usize::from(window.clamp(1, CHOSEN_ID_MAX - 1)),
             in_flight: VecDeque::new(),
             released: BTreeSet::new(),
             next_id: 1,
-            free_ids: u16::MAX,
+            free_ids: CHOSEN_ID_MAX,
             acknowledged_ms: 0,
         }
     }
@@ -233,18 +237,22 @@ impl<T> Sender<T> {
 
     /// Goes on with the ids of the previous connection.
     pub fn continue_ids(&mut self, next_id: u16) {
-        self.next_id = next_id.max(1);
+        self.next_id = if next_id > CHOSEN_ID_MAX {
+            1
+        } else {
+            next_id.max(1)
+        };
         self.free_ids = 0;
     }
 
-    /// The window is far smaller than the number of ids, so a free one is always near.
+    /// The window is smaller than the number of ids, so there is a free one.
     fn free_id(&mut self) -> PacketId {
         loop {
             if self.free_ids == 0 {
                 self.free_ids = self.distance_to_used();
             }
             let id = self.next_id;
-            self.next_id = if id == u16::MAX { 1 } else { id + 1 };
+            self.next_id = if id >= CHOSEN_ID_MAX { 1 } else { id + 1 };
             if self.free_ids > 0 {
                 self.free_ids -= 1;
                 if let Some(id) = PacketId::new(id) {
@@ -254,14 +262,15 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Ids from `next_id` up to the nearest one in use, going round past 65,535.
+    /// Ids from `next_id` up to the nearest one in use, going round past [`CHOSEN_ID_MAX`].
     fn distance_to_used(&self) -> u16 {
-        let all = u16::MAX;
+        let all = CHOSEN_ID_MAX;
         let in_flight = self.in_flight.iter().map(|flight| flight.packet_id);
         in_flight
             .chain(self.released.iter().copied())
-            .map(|packet_id| {
-                let id = packet_id.get();
+            .map(PacketId::get)
+            .filter(|id| *id <= all)
+            .map(|id| {
                 if id >= self.next_id {
                     id - self.next_id
                 } else {
@@ -328,6 +337,23 @@ mod tests {
         let third = sender.send(QoS::ExactlyOnce, "third");
         assert_eq!(sender.received(third, true), Some("third"));
         assert!(!sender.is_released(third));
+    }
+
+    #[test]
+    fn an_id_known_beforehand_is_never_taken_by_another_message() {
+        let mut sender = Sender::new(u16::MAX);
+        let above = PacketId::new(CHOSEN_ID_MAX + 1).unwrap();
+        for n in 0..CHOSEN_ID_MAX - 1 {
+            assert!(sender.send(QoS::AtLeastOnce, n) < above);
+        }
+        assert_eq!(sender.room(), 0);
+        assert_eq!(sender.lend_id().get(), CHOSEN_ID_MAX);
+        assert_eq!(sender.send_as(QoS::ExactlyOnce, 0, Some(above)), above);
+        // Unless there are two for it.
+        let other = sender.acknowledge(PacketId::new(7).unwrap());
+        assert!(other.is_some());
+        let second = sender.send_as(QoS::ExactlyOnce, 1, Some(above));
+        assert!(second < above);
     }
 
     #[test]

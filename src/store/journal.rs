@@ -275,6 +275,11 @@ impl Journal {
         self.state.watch(waiter)
     }
 
+    /// Waits until everything that was recorded is settled.
+    pub fn settle(&self) {
+        self.state.settle();
+    }
+
     /// The newest version that was recorded.
     #[must_use]
     pub fn newest(&self) -> u64 {

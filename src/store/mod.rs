@@ -304,7 +304,8 @@ impl Store {
     }
 
     /// Takes messages from a queue for delivery, up to so many and so many bytes (the last one may
-    /// go beyond). `consumer` is woken when there are new ones after this found none.
+    /// go beyond). `consumer` is woken when there are new ones after this found none, with
+    /// [`crate::mailbox::DURABLE`] where they have to be kept first.
     pub fn fetch(
         &self,
         queue: &Arc<Queue>,
@@ -318,8 +319,9 @@ impl Store {
         let mut state = queue.lock();
         let before = state.bytes;
         let into = (&mut *out, &mut *losses);
-        let time = (&*clock, now_ms, self.kept());
-        let reads = state.fetch(consumer, room, time, &self.cache, into);
+        let kept = self.kept();
+        let reads = state.fetch(consumer, room, (&*clock, now_ms, kept), &self.cache, into);
+        let early = state.early(kept).filter(|_| out.is_empty());
         let freed = before - state.bytes;
         self.read_on(queue, &mut state, reads);
         if losses.len() > lost {
@@ -328,6 +330,9 @@ impl Store {
         drop(state);
         drop(clock);
         self.free(queue, freed);
+        if let Some(seq) = early {
+            self.await_kept(seq, consumer);
+        }
     }
 
     /// Has `consumer` woken with [`crate::mailbox::DELIVERY`] by the queue's next message; false

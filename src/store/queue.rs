@@ -55,11 +55,13 @@ pub struct Queue {
 
 impl Queue {
     pub(super) fn new(endpoint: Endpoint, number: u32, keeps_messages: bool) -> Self {
+        let only_kept = matches!(endpoint, Endpoint::Session { .. });
         Self {
             endpoint,
             number,
             state: Mutex::new(State {
                 keeps_messages,
+                only_kept,
                 ..State::default()
             }),
         }
@@ -172,6 +174,9 @@ pub(super) struct State {
     pub bytes: u64,
     /// There is no disk: messages stay in memory until they are acknowledged.
     keeps_messages: bool,
+    /// Messages are handed out once they are kept. What a client has of QoS 2 is known by their
+    /// seqs, and one that a crash takes away gives its seq to another.
+    only_kept: bool,
     /// Bytes of this queue in the cache.
     pub cached: u64,
     /// No message in memory expires before this; 0 makes the next sweep look.
@@ -259,6 +264,10 @@ impl State {
                 continue;
             }
             while room > 0 && room_bytes > 0 && !is_held(lane) {
+                let is_early = |next: &Waiting| self.only_kept && next.seq > kept;
+                if lane.ready.front().is_some_and(is_early) {
+                    break;
+                }
                 let Some(waiting) = lane.ready.pop_front() else {
                     break;
                 };
@@ -290,6 +299,13 @@ impl State {
         self.forgotten(given_back, cache);
         self.idle = out.is_empty();
         reads
+    }
+
+    /// The message that is handed out next, if it has to be kept first.
+    pub fn early(&self, kept: u64) -> Option<u64> {
+        let mut ready = self.lanes.iter().filter_map(|lane| lane.ready.front());
+        let next = ready.next().filter(|_| self.only_kept)?;
+        (next.seq > kept).then_some(next.seq)
     }
 
     /// Takes one message into flight, by its seq: `Err(true)` if the disk has to be read first,

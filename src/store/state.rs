@@ -71,6 +71,8 @@ impl Waiting {
 struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// Told when `settled` has grown.
+    has_settled: Condvar,
     durable: AtomicU64,
     /// On disk, or refused by it and kept in memory until it is not.
     settled: AtomicU64,
@@ -80,6 +82,8 @@ impl Shared {
     /// Tells those who wait how far the state is settled.
     fn settle(&self, version: u64, waiters: &BTreeMap<usize, Arc<Mailbox>>) {
         self.settled.fetch_max(version, Ordering::AcqRel);
+        drop(self.lock());
+        self.has_settled.notify_all();
         for waiter in waiters.values() {
             waiter.raise(DURABLE);
         }
@@ -189,6 +193,14 @@ impl State {
             self.shared.wake.notify_one();
         }
         waiting.newest
+    }
+
+    /// Waits until everything that was recorded is settled.
+    pub fn settle(&self) {
+        let waiting = self.shared.lock();
+        let is_open =
+            |waiting: &mut Waiting| waiting.newest > self.shared.settled.load(Ordering::Acquire);
+        drop(self.shared.has_settled.wait_while(waiting, is_open));
     }
 
     /// The newest version that was recorded.

@@ -113,7 +113,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.session.release(packet_id, version);
             }
             Event::Completed(packet_id) => self.hub.completed(client, packet_id),
-            Event::Released(packet_id) => self.hub.released(client, packet_id),
+            Event::Released(packet_id) => {
+                let version = self.hub.released(client, packet_id);
+                self.session.handle_state(self.hub.durable());
+                self.session.complete(packet_id, version);
+            }
             Event::Disconnect { voids_will } => {
                 if voids_will {
                     client.void_will();
