@@ -214,6 +214,15 @@ impl Properties {
         }
     }
 
+    /// Says who sent the message: the connection's identity, whatever was said before
+    /// (`DESIGN` §4).
+    pub fn set_sender(&mut self, sender: &Identity) {
+        self.set_system(SystemProperty::ConnectionDeviceId, Some(sender.device_id()));
+        if let Some(module) = sender.module_id() {
+            self.set_system(SystemProperty::ConnectionModuleId, Some(module));
+        }
+    }
+
     /// An application property by name, without regard to case.
     #[must_use]
     pub fn get(&self, name: &str) -> Value<'_> {

@@ -25,9 +25,7 @@ pub(super) fn add(
         }
         add_one(property, properties)?;
     }
-    Ok(sent
-        .message_expiry()
-        .map(|seconds| u64::from(seconds) * 1000))
+    Ok(sent.message_expiry_ms())
 }
 
 /// The same for a message that is taken whatever it says: what cannot be a property is left out,

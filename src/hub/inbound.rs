@@ -45,9 +45,7 @@ impl Hub {
         }
         let mut properties = Properties::default();
         let is_whole = beside::add_what_fits(sent, &mut properties);
-        let expiry_ms = sent
-            .message_expiry()
-            .map(|seconds| u64::from(seconds) * 1000);
+        let expiry_ms = sent.message_expiry_ms();
         // The sender may want less, never more.
         let ttl_ms = self.routing().ttl_ms.into_iter().chain(expiry_ms).min();
         let copies = self.copies(uplink, publish.topic, ttl_ms);

@@ -163,7 +163,7 @@ fn properties<'a>(
     scratch: &'a mut BytesMut,
 ) -> Properties<'a> {
     let kept = Properties::parse(kept, Place::ServerPublish).unwrap_or_default();
-    if ids.is_empty() && kept.message_expiry().is_none() {
+    if ids.is_empty() && kept.message_expiry_ms().is_none() {
         return kept;
     }
     let waited_s = u32::try_from(waited_ms / 1000).unwrap_or(u32::MAX);

@@ -304,7 +304,7 @@ impl Hub {
             };
             let properties = Properties::parse(plain.properties, Place::ServerPublish);
             let waited_ms = now.ms.saturating_sub(message.received_ms);
-            let ttl_ms = expiry_ms(properties.unwrap_or_default());
+            let ttl_ms = properties.unwrap_or_default().message_expiry_ms();
             let ttl_ms = ttl_ms.map(|ttl_ms| ttl_ms.saturating_sub(waited_ms));
             let copy = Copy::of(other, ttl_ms);
             let append = Append::unasked((message, &copy), &nobody, now.ms);
@@ -482,14 +482,9 @@ fn kept_properties(sent: Properties<'_>) -> (BytesMut, Option<u64>) {
         let kept = sent.iter().filter(|one| !is_own(one));
         let written = encode_properties(&mut bytes, Place::ServerPublish, kept);
         debug_assert!(written.is_ok(), "what came may go: {written:?}");
-        expiry_ms = self::expiry_ms(sent);
+        expiry_ms = sent.message_expiry_ms();
     }
     (bytes, expiry_ms)
-}
-
-fn expiry_ms(properties: Properties<'_>) -> Option<u64> {
-    let seconds = properties.message_expiry();
-    seconds.map(|seconds| u64::from(seconds) * 1000)
 }
 
 /// Whether a topic or filter has at most [`LEVELS_MAX`] levels.

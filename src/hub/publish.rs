@@ -165,10 +165,7 @@ impl Hub {
         if publish.dup {
             properties.set("mqtt-dup", Some("true"));
         }
-        properties.set_system(SystemProperty::ConnectionDeviceId, Some(sender.device_id()));
-        if let Some(module) = sender.module_id() {
-            properties.set_system(SystemProperty::ConnectionModuleId, Some(module));
-        }
+        properties.set_sender(sender);
         let hops = self.count_hops(client, &mut properties);
         let name = properties.system_text(SystemProperty::OutputName);
         let output = self.output(client, sender.module_id().and(name));

@@ -17,7 +17,7 @@ use super::routing::{Outlet, Routing};
 use super::{Hub, Now, beside, brief};
 use crate::identity::Identity;
 use crate::iothub::bag;
-use crate::message::{Message, Origin, Plain, Properties, Source, SystemProperty, Target};
+use crate::message::{Message, Origin, Plain, Properties, Source, Target};
 use crate::mqtt::v5;
 use crate::mqtt::{Publish, QoS};
 use crate::routes::{View, explain};
@@ -259,10 +259,7 @@ impl Hub {
         if publish.retain {
             properties.set("mqtt-retain", Some("true"));
         }
-        properties.set_system(SystemProperty::ConnectionDeviceId, Some(sender.device_id()));
-        if let Some(module) = sender.module_id() {
-            properties.set_system(SystemProperty::ConnectionModuleId, Some(module));
-        }
+        properties.set_sender(sender);
         let hops = self.count_hops(client, &mut properties);
         let plain = Plain::parse(&held.message.bag);
         let mut crossing = Crossing {

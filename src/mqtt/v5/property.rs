@@ -352,11 +352,11 @@ impl<'a> Properties<'a> {
         })
     }
 
-    /// How long the message is of use, in seconds (§3.3.2.3.3).
+    /// How long the message is of use, in milliseconds; whole seconds (§3.3.2.3.3).
     #[must_use]
-    pub fn message_expiry(self) -> Option<u32> {
+    pub fn message_expiry_ms(self) -> Option<u64> {
         self.find(|property| match property {
-            Property::MessageExpiry(seconds) => Some(seconds),
+            Property::MessageExpiry(seconds) => Some(u64::from(seconds) * 1000),
             _ => None,
         })
     }
