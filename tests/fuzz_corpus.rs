@@ -135,19 +135,19 @@ macro_rules! targets {
 }
 
 targets! {
-    mqtt 10000
-    mqtt5 10000
-    session 2000
-    broker 500
+    mqtt 50000
+    mqtt5 50000
+    session 10000
+    broker 1000
     connection 1000
-    bag 5000
-    routes 2000
+    bag 10000
+    routes 5000
     manifest 1500
-    config 500
-    subscriptions 1000
-    frame 5000
+    config 1000
+    subscriptions 5000
+    frame 10000
     control 20
     recover 50
-    state 200
+    state 500
     journal 200
 }
