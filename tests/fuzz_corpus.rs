@@ -144,6 +144,7 @@ targets! {
     routes 5000
     manifest 1500
     config 1000
+    users 5000
     subscriptions 5000
     frame 10000
     control 20

@@ -17,6 +17,7 @@ pub mod routes;
 pub mod session;
 pub mod state;
 pub mod subscriptions;
+pub mod users;
 
 pub mod edits;
 pub mod holds;

@@ -1,0 +1,4 @@
+//! See `edgehub_fuzz::users`.
+#![no_main]
+
+edgehub_fuzz::target!(users);
