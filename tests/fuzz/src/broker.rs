@@ -14,21 +14,30 @@ use super::wire::{self, Answer};
 
 const SLOTS: usize = 3;
 const CLIENTS: [&str; 3] = ["a", "b", "c"];
-const TOPICS: [&str; 5] = ["a", "a/b", "a/b/cccccccc", "bbbbbbbbb", "/"];
-/// The shared ones have a QoS of their own.
+const TOPICS: [&str; 7] = [
+    "a",
+    "a/b",
+    "a/b/cccccccc",
+    "bbbbbbbbb",
+    "/",
+    "s/111111111",
+    "t/1",
+];
+/// The shared ones have a QoS of their own, and what they match no other does, so that a message
+/// that comes tells why.
 const FILTERS: [&str; 12] = [
     "a",
     "a/b",
     "a/#",
     "+/b",
-    "#",
+    "+/b/#",
     "+",
     "a/+/cccccccc",
     "bbbbbbbbb/#",
     "/+",
     "a/b/cccccccc",
-    "$share/g/a/#",
-    "$share/h/+",
+    "$share/g/s/#",
+    "$share/h/t/+",
 ];
 const STEPS_MAX: usize = 120;
 /// In flight to a client that wants no less.
@@ -438,7 +447,7 @@ impl Model {
                 options &= 0xf;
             }
             if shared(filter).is_some() {
-                options = (1 + u8::from(filter == "$share/h/+")) | (options & 8);
+                options = (1 + u8::from(filter == "$share/h/t/+")) | (options & 8);
             }
             asked.push((filter, options));
             let subscription = Subscription {

@@ -190,17 +190,10 @@ impl Session {
             let skipped = queue.iter().take_while(skips).count();
             queue.iter().take(skipped + 1).position(fits)
         };
-        let has_shared = |one: &Shared| one.could.contains(&number) && fits(&one.message);
-        let twin = pool.iter().position(has_shared);
-        let (in_kept, in_live) = (find(&self.kept), find(&self.live));
-        if let Some(twin) = twin.filter(|_| in_kept.or(in_live).is_some()) {
-            // The one or the other: what is left may be dropped with its own subscription.
-            pool[twin].is_loose = true;
-        }
-        if let Some(at) = in_kept {
+        if let Some(at) = find(&self.kept) {
             return (self.kept.drain(..=at).next_back().unwrap(), false);
         }
-        if let Some(at) = in_live {
+        if let Some(at) = find(&self.live) {
             return (self.live.drain(..=at).next_back().unwrap(), true);
         }
         let at = pool
