@@ -440,11 +440,8 @@ impl Model {
                 alias,
             } => self.expect_publish((*qos, *id), topic, *alias),
             Said::Ack { kind: 6, id, .. } => {
-                self.now.push(Answer::PubComp(*id, 0));
-                match self.unreleased.remove(id) {
-                    true => Asked::Released(*id),
-                    false => Asked::Nothing,
-                }
+                self.unreleased.remove(id);
+                Asked::Released(*id)
             }
             Said::Ack { kind, id, failed } => self.expect_ack(*kind, *id, *failed),
             Said::Subscribe(id, filters) => Asked::Subscribe(*id, *filters),
@@ -570,6 +567,12 @@ impl Model {
                 self.waiting.push_back((0, version, Answer::PubRel(id, 0)));
                 self.session.handle_state(self.durable);
                 self.session.release(PacketId::new(id).unwrap(), version);
+            }
+            Asked::Released(id) => {
+                let version = self.take_next();
+                self.waiting.push_back((0, version, Answer::PubComp(id, 0)));
+                self.session.handle_state(self.durable);
+                self.session.complete(PacketId::new(id).unwrap(), version);
             }
             _ => {}
         }
