@@ -422,8 +422,9 @@ impl Ledger {
                         };
                         self.faults.lost += 1;
                         self.faults.tell(format!(
-                            "lost: {} number {ordinal} (message {} of p{publisher}), sent in round \
-                             {}, {} times, acknowledged in round {acknowledged}: never reached {who}",
+                            "lost: {} number {ordinal} (message {} of p{publisher}), sent in \
+                             round {}, {} times, acknowledged in round {acknowledged}: never \
+                             reached {who}",
                             topic(publisher, stream),
                             sent.counter,
                             sent.round,

@@ -25,6 +25,7 @@ mod client;
 mod common;
 mod ledger;
 mod proof;
+mod scene;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;

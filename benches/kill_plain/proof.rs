@@ -9,8 +9,9 @@ use edgehub::mqtt::{PacketId, QoS};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::client::{CALM, Client, Habit, Ids, Scene, Subscription, Wants};
+use super::client::{CALM, Client, Habit, Ids, Subscription, Wants};
 use super::ledger::{Ledger, ONCE_AT_LEAST, ONCE_EXACTLY};
+use super::scene::Scene;
 use super::wire::{Answer, Hello, Said, Version, Wire};
 use crate::common::{Hub, Setup};
 use crate::support::clients::{Phase, all};

@@ -390,12 +390,10 @@ impl Store {
         queue.lock().release(priority, seqs, &self.cache);
     }
 
-    /// The same for messages that the receiver may have: they do not expire any more, as long as
-    /// this process runs.
+    /// The same for messages that the receiver may have: while this runs they do not expire.
     pub fn release_sent(&self, queue: &Queue, priority: Priority, seqs: &[u64]) {
-        let mut state = queue.lock();
-        state.keep_sent(priority, seqs);
-        state.release(priority, seqs, &self.cache);
+        queue.lock().keep_sent(priority, seqs);
+        self.release(queue, priority, seqs);
     }
 
     /// A receiver has gone, or no longer reads from this queue.

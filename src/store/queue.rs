@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::clock::TrustedClock;
 use super::control::priority_at;
-use super::lane::{InFlight, Lane, Miscount, Request, Waiting};
+use super::lane::{InFlight, Lane, Request, Waiting};
 use super::{Bounds, Full, Loss, LossReason, Place, lock};
 use crate::mailbox::{DELIVERY, Mailbox, SPACE};
 use crate::message::{Endpoint, Message, Priority};
@@ -176,7 +176,7 @@ pub(super) struct State {
     keeps_messages: bool,
     /// Messages are handed out once they are kept. What a client has of QoS 2 is known by their
     /// seqs, and one that a crash takes away gives its seq to another.
-    only_kept: bool,
+    pub(super) only_kept: bool,
     /// Bytes of this queue in the cache.
     pub cached: u64,
     /// No message in memory expires before this; 0 makes the next sweep look.
@@ -301,13 +301,6 @@ impl State {
         reads
     }
 
-    /// The message that is handed out next, if it has to be kept first.
-    pub fn early(&self, kept: u64) -> Option<u64> {
-        let mut ready = self.lanes.iter().filter_map(|lane| lane.ready.front());
-        let next = ready.next().filter(|_| self.only_kept)?;
-        (next.seq > kept).then_some(next.seq)
-    }
-
     /// Takes one message into flight, by its seq: `Err(true)` if the disk has to be read first,
     /// `Err(false)` if it is gone.
     pub fn fetch_one(
@@ -351,13 +344,6 @@ impl State {
         Some(bytes)
     }
 
-    /// Has messages in flight not expire when they are put back.
-    pub fn keep_sent(&mut self, priority: Priority, seqs: &[u64]) {
-        if let Some(lane) = self.lanes.get_mut(priority.index()) {
-            lane.keep_sent(seqs);
-        }
-    }
-
     /// Puts messages in flight back to their places.
     pub fn release(&mut self, priority: Priority, seqs: &[u64], cache: &Cache) {
         if let Some(lane) = self.lanes.get_mut(priority.index()) {
@@ -387,13 +373,6 @@ impl State {
             let forgotten = self.lanes.iter_mut().map(Lane::forget).sum();
             self.forgotten(forgotten, cache);
         }
-    }
-
-    /// Corrects the counts by what was found on disk.
-    pub(super) fn recount(&mut self, miscount: Miscount) {
-        self.messages += miscount.messages;
-        self.bytes += miscount.bytes;
-        self.bytes = self.bytes.saturating_sub(miscount.too_many_bytes);
     }
 
     /// Messages of so many bytes are no longer in memory.

@@ -3,12 +3,34 @@
 use std::sync::Arc;
 
 use super::clock::TrustedClock;
-use super::lane::{Read, Request, Waiting};
+use super::lane::{Miscount, Read, Request, Waiting};
 use super::queue::{Cache, State, earlier};
 use super::{Loss, LossReason};
 use crate::mailbox::Mailbox;
+use crate::message::Priority;
 
 impl State {
+    /// Has messages in flight not expire when they are put back.
+    pub fn keep_sent(&mut self, priority: Priority, seqs: &[u64]) {
+        if let Some(lane) = self.lanes.get_mut(priority.index()) {
+            lane.keep_sent(seqs);
+        }
+    }
+
+    /// The message that is handed out next, if it has to be kept first.
+    pub fn early(&self, kept: u64) -> Option<u64> {
+        let mut ready = self.lanes.iter().filter_map(|lane| lane.ready.front());
+        let next = ready.next().filter(|_| self.only_kept)?;
+        (next.seq > kept).then_some(next.seq)
+    }
+
+    /// Corrects the counts by what was found on disk.
+    pub(super) fn recount(&mut self, miscount: Miscount) {
+        self.messages += miscount.messages;
+        self.bytes += miscount.bytes;
+        self.bytes = self.bytes.saturating_sub(miscount.too_many_bytes);
+    }
+
     /// Takes what was read from disk for a lane, in the order of seqs. `next` is where to read on;
     /// with `is_all`, nothing that was asked for is missing. Returns the reader to be woken.
     pub fn refill(
