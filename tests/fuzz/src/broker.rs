@@ -9,7 +9,7 @@ use edgehub::server;
 use edgehub::topic::matches;
 
 use super::pipe::{self, Connection, settle};
-use super::receiver::{Message, Session, Shared, Subscription, choose, shared};
+use super::receiver::{InFlight, Message, Session, Shared, Subscription, choose, shared};
 use super::wire::{self, Answer};
 
 const SLOTS: usize = 3;
@@ -238,7 +238,8 @@ impl Model {
         let session = &mut self.sessions[number];
         let present = session.exists && !is_clean;
         if !present {
-            *session = Session::default();
+            let ended = std::mem::take(session);
+            hand_on(&mut self.pool, ended.in_flight);
             loosen(&mut self.pool, number, None);
         }
         session.exists = true;
@@ -295,15 +296,17 @@ impl Model {
         for one in &mut self.pool {
             one.is_loose |= one.message.qos == 0 && one.could.contains(&client.number);
         }
+        session.in_flight.extend(session.resumed.drain(..));
         if !client.is_kept {
-            *session = Session::default();
+            let ended = std::mem::take(session);
+            hand_on(&mut self.pool, ended.in_flight);
             return;
         }
         session.new.clear();
         session.live.clear();
-        session.in_flight.extend(session.resumed.drain(..));
         // What was in memory only is not kept.
-        session.in_flight.retain(|flight| !flight.is_live);
+        let lost = session.in_flight.extract_if(.., |flight| flight.is_live);
+        hand_on(&mut self.pool, lost);
     }
 
     /// A message reaches everybody who has subscribed; returns how many that are.
@@ -752,6 +755,22 @@ fn message(topic: u8, sender: usize) -> Message {
         is_retained: false,
         may_be_gone: false,
     }
+}
+
+/// What a member has not acknowledged, of QoS 1, may go to another when its session ends.
+fn hand_on(pool: &mut Vec<Shared>, flights: impl IntoIterator<Item = InFlight>) {
+    let shared = flights.into_iter().filter(|flight| {
+        flight.qos == 1
+            && flight
+                .message
+                .filter
+                .is_some_and(|one| shared(one).is_some())
+    });
+    pool.extend(shared.map(|flight| Shared {
+        message: flight.message,
+        could: Vec::new(),
+        is_loose: true,
+    }));
 }
 
 /// A session has gone, or one of its subscriptions: what it shared may be lost, or another one's.
