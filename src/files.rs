@@ -92,21 +92,25 @@ pub fn edit_identities<T>(
     edit: impl FnOnce(&mut Registry) -> Result<Option<T>, String>,
 ) -> Result<Option<T>, Vec<String>> {
     let sentence = |error: io::Error| vec![format!("{}: {error}", path.display())];
-    let lock = path.with_extension("lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(lock)
-        .map_err(sentence)?;
-    lock.lock().map_err(sentence)?;
+    let _lock = lock(path).map_err(sentence)?;
     let mut registry = read_identities(path)?;
     let Some(answer) = edit(&mut registry).map_err(|error| vec![error])? else {
         return Ok(None);
     };
     write_private(path, registry.to_json().as_bytes()).map_err(sentence)?;
     Ok(Some(answer))
+}
+
+/// The lock under which a file is edited, until it is dropped.
+fn lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path.with_extension("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// Reads the users file.
@@ -135,15 +139,7 @@ pub fn edit_users(
     edit: impl FnOnce(&str) -> Option<String>,
 ) -> Result<bool, Vec<Diagnostic>> {
     let failed = |error: io::Error| vec![whole_file(path, &error)];
-    let lock = path.with_extension("lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(lock)
-        .map_err(failed)?;
-    lock.lock().map_err(failed)?;
+    let _lock = lock(path).map_err(failed)?;
     let text = match users_text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

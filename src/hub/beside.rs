@@ -84,7 +84,7 @@ pub(super) fn of(properties: &Properties, expiry_ms: Option<u64>) -> Bytes {
     let content_type = text(SystemProperty::ContentType).map(Property::ContentType);
     let correlation = text(SystemProperty::CorrelationId);
     let correlation = correlation.map(|text| Property::CorrelationData(text.as_bytes()));
-    let expiry = expiry_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX));
+    let expiry = expiry_ms.map(whole_seconds);
     let own = properties
         .iter()
         .map(|(name, value)| (name, value.unwrap_or_default()));
@@ -98,6 +98,11 @@ pub(super) fn of(properties: &Properties, expiry_ms: Option<u64>) -> Bytes {
     let written = encode_properties(&mut out, Place::ServerPublish, all);
     debug_assert!(written.is_ok(), "{written:?}");
     out.freeze()
+}
+
+/// A time as a message expiry has it: in seconds, no less than it is.
+pub(super) fn whole_seconds(ms: u64) -> u32 {
+    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 /// Whether MQTT can carry a text.
@@ -133,7 +138,7 @@ pub(super) fn upwards<'a>(
     }
     // Servers may look, and refuse what is none (MQTT-3.3.2-4).
     let is_text = is_text && std::str::from_utf8(&message.payload).is_ok();
-    let expiry = left_ms.map(|ms| u32::try_from(ms.div_ceil(1000).max(1)).unwrap_or(u32::MAX));
+    let expiry = left_ms.map(|ms| whole_seconds(ms).max(1));
     let own = [
         is_text.then_some(Property::PayloadFormat(true)),
         expiry.map(Property::MessageExpiry),

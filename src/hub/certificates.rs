@@ -39,7 +39,7 @@ impl Hub {
         login.identity = self.plain_identity(&kind, connect, &mut login, now)?;
         login.expires_unix = Some(expires_unix);
         login.proof = Some(Proof::Certificate(Box::new(shown.clone())));
-        self.check_connect(login)
+        self.check_connect(login).map(Outcome::In)
     }
 
     /// What rules call it, and its last second. Asked again when something has changed.

@@ -8,7 +8,7 @@ use super::route::{BAG_BYTES_MAX, TOPIC};
 use super::{Hub, Now, Uplink, beside, brief, lose};
 use crate::identity::Identity;
 use crate::iothub::bag;
-use crate::message::{Message, Origin, Priority, Properties};
+use crate::message::{Message, Origin, Properties};
 use crate::mqtt::Publish;
 use crate::mqtt::v5::{self, ReasonCode};
 use crate::store::{self, Append, Copy};
@@ -87,11 +87,7 @@ impl Hub {
         for inbound in inbound.filter(|one| topic::matches(&one.filter, topic)) {
             let queue = self.store.queue(&inbound.input);
             if !copies.iter().any(|copy| Arc::ptr_eq(&copy.queue, &queue)) {
-                copies.push(Copy {
-                    queue,
-                    priority: Priority::DEFAULT,
-                    ttl_ms,
-                });
+                copies.push(Copy::of(&queue, ttl_ms));
             }
         }
         copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));

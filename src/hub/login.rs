@@ -128,7 +128,12 @@ impl Hub {
         now: Now,
     ) -> Result<Outcome, LoginRefused> {
         if self.connects.take(1, now.ms) == 0 {
-            return Err(self.too_many_connects(peer));
+            let nobody = Claim {
+                address: peer.address,
+                name: "",
+                is_known: false,
+            };
+            return Err(self.refuse(too_many_connects(), &nobody, now));
         }
         let user = self.user_name(came.0);
         let user = user.map(|name| format!("{USER_PREFIX}{name}"));
@@ -137,22 +142,17 @@ impl Hub {
             name: user.as_deref().unwrap_or(came.0.client_id),
             is_known: false,
         };
-        let verdict = self.login_inner(came, session, peer, now);
-        self.answer(verdict, &claim, now)
+        match self.login_inner(came, session, peer, now) {
+            Ok(Outcome::In(login)) => Ok(Outcome::In(self.let_in(login, &claim))),
+            Ok(check) => Ok(check),
+            Err(refusal) => Err(self.refuse(refusal, &claim, now)),
+        }
     }
 
-    /// What the client is told, and what is counted.
-    pub(super) fn answer(
-        &self,
-        verdict: Result<Outcome, KeptOut>,
-        claim: &Claim<'_>,
-        now: Now,
-    ) -> Result<Outcome, LoginRefused> {
-        let verdict = verdict.map_err(|refusal| self.refuse(refusal, claim, now))?;
-        if let Outcome::In(_) = &verdict {
-            self.failures.forget(claim.address, claim.name);
-        }
-        Ok(verdict)
+    /// The right credentials were shown.
+    pub(super) fn let_in(&self, login: Box<Login>, claim: &Claim<'_>) -> Box<Login> {
+        self.failures.forget(claim.address, claim.name);
+        login
     }
 
     /// Counts a failed login and tells it.
@@ -186,24 +186,6 @@ impl Hub {
         }
     }
 
-    fn too_many_connects(&self, peer: &Peer) -> LoginRefused {
-        let (reason, text) = ("connect_rate", "over max_connects_per_second");
-        let labels = [("id", "unknown"), ("reason", reason)];
-        let counter = self.metrics.counter(observe::CONNECT_FAILED, &labels);
-        counter.increment(1);
-        if self.may_log() {
-            tracing::warn!(address = %peer.address, reason, "{text}");
-        }
-        LoginRefused {
-            code: Refusal {
-                v311: ConnectReturnCode::ServerUnavailable,
-                v5: ReasonCode::ConnectionRateExceeded,
-            },
-            delay_ms: 0,
-            close: Close::LoginRefused(text.to_owned()),
-        }
-    }
-
     fn login_inner(
         &self,
         (connect, will_properties): (&Connect<'_>, Properties<'_>),
@@ -230,7 +212,7 @@ impl Hub {
             }
             None if peer.anonymous && peer.certificate.is_none() => {
                 login.identity = self.plain_identity(ANONYMOUS, connect, &mut login, now)?;
-                return self.check_connect(login);
+                return self.check_connect(login).map(Outcome::In);
             }
             None => Identity::parse(connect.client_id).ok_or_else(|| {
                 let text = "no user name, and the client id names no identity".to_owned();
@@ -253,13 +235,13 @@ impl Hub {
         login.identity = authenticated.identity().clone();
         login.expires_unix = authenticated.expires_at();
         login.proof = Some(Proof::Registry(credentials));
-        self.check_connect(login)
+        self.check_connect(login).map(Outcome::In)
     }
 
     /// Rules may keep out whom nothing else does.
-    pub(super) fn check_connect(&self, login: Login) -> Result<Outcome, KeptOut> {
+    pub(super) fn check_connect(&self, login: Login) -> Result<Box<Login>, KeptOut> {
         match self.decide(&login.identity, Action::Connect) {
-            Decision::Allowed | Decision::NoRule => Ok(Outcome::In(Box::new(login))),
+            Decision::Allowed | Decision::NoRule => Ok(Box::new(login)),
             Decision::Denied => {
                 let code = ConnectReturnCode::NotAuthorized;
                 Err(KeptOut::new(code, "denied_by_rule", DENIED.to_owned()))
@@ -388,6 +370,15 @@ impl Hub {
         let number = self.next_anonymous.fetch_add(1, Ordering::Relaxed);
         format!("#{:x}-{number}", now.wall_ms)
     }
+}
+
+fn too_many_connects() -> KeptOut {
+    let code = Refusal {
+        v311: ConnectReturnCode::ServerUnavailable,
+        v5: ReasonCode::ConnectionRateExceeded,
+    };
+    let text = "over max_connects_per_second";
+    KeptOut::new(code, "connect_rate", text.to_owned())
 }
 
 /// What a CONNECT asks for, of somebody who is not known yet.

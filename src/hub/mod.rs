@@ -28,6 +28,8 @@ mod retained;
 mod route;
 mod routing;
 mod rules;
+#[cfg(test)]
+pub(crate) mod sample;
 mod status;
 mod subscribe;
 mod suspicion;

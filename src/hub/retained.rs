@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::beside::whole_seconds;
 use super::client::Client;
 use super::outgoing::qos;
 use super::refused::Refused;
@@ -381,7 +382,7 @@ fn with_expiry(properties: &Bytes, left_ms: Option<u64>) -> Bytes {
     let Some(left_ms) = left_ms else {
         return properties.clone();
     };
-    let left_s = u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+    let left_s = whole_seconds(left_ms);
     let known = Properties::parse(properties, Place::ServerPublish).unwrap_or_default();
     let mut out = BytesMut::new();
     let written = known.encode_with_expiry(|_| left_s, std::iter::empty(), &mut out);

@@ -10,10 +10,12 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::address::fill_in;
 use super::client::{Client, Held, Output};
 use super::matched::Matched;
 use super::plain::is_shallow;
 use super::routing::{Outlet, Routing};
+use super::ways::Grounded;
 use super::{Hub, Now, beside, brief};
 use crate::identity::Identity;
 use crate::iothub::bag;
@@ -23,7 +25,7 @@ use crate::mqtt::{Publish, QoS};
 use crate::routes::{View, explain};
 use crate::store::Copy;
 use crate::topic;
-use crate::topic::template::{Template, Variable};
+use crate::topic::template::Template;
 
 /// Hubs, or topics on one hub, that a message may pass (`DESIGN` §5).
 pub(super) const HOPS_MAX: u8 = 8;
@@ -52,6 +54,16 @@ struct Routed<'a> {
     expiry_ms: Option<u64>,
 }
 
+/// What the routes said beside the queues.
+#[derive(Default)]
+struct Found {
+    /// How many endpoints get the message.
+    targets: usize,
+    sinks: Vec<Sink>,
+    /// Why there is no copy for the cloud though a route leads there.
+    grounded: Option<Grounded>,
+}
+
 /// A message that goes to plain topics, or comes from one.
 struct Crossing {
     /// As inputs and the cloud see it.
@@ -77,35 +89,34 @@ impl Hub {
         else {
             return;
         };
-        let output = Arc::clone(&held.output);
-        let payload = held.message.payload.clone();
         let it = Routed {
-            candidates: &output.candidates,
+            candidates: &held.output.candidates,
             view: View {
-                source: &output.source,
+                source: &held.output.source,
                 properties: &parsed.properties,
-                body: &payload,
+                body: &held.message.payload,
             },
-            output: &parsed.output,
+            output: &held.output,
             hops: parsed.hops,
             expiry_ms: parsed.expiry_ms,
         };
-        let mut copies = std::mem::take(&mut held.copies);
-        let sinks = self.evaluate(routing, &it, &mut scratch.targets, (held, &mut copies));
-        held.copies = copies;
-        if sinks.is_empty() {
+        let targets = &mut scratch.targets;
+        let found = self.evaluate(routing, &it, targets, &mut held.copies);
+        held.targets += found.targets;
+        held.grounded = found.grounded;
+        if found.sinks.is_empty() {
             return;
         }
         let mut crossing = Crossing {
             properties: parsed.properties.clone(),
             beside: beside::of(&parsed.properties, parsed.expiry_ms),
-            payload,
+            payload: held.message.payload.clone(),
             qos,
             hops: parsed.hops,
             expiry_ms: parsed.expiry_ms,
-            output,
+            output: Arc::clone(&held.output),
         };
-        self.cross(client, held, &mut crossing, sinks, now);
+        self.cross(client, held, &mut crossing, found.sinks, now);
     }
 
     /// Asks the routes: queues go to `copies`, topics come back.
@@ -114,11 +125,13 @@ impl Hub {
         routing: &Routing,
         it: &Routed<'_>,
         targets: &mut Vec<Target>,
-        (held, copies): (&mut Held, &mut Vec<Copy>),
-    ) -> Vec<Sink> {
-        let mut sinks = Vec::new();
+        copies: &mut Vec<Copy>,
+    ) -> Found {
         routing.table.evaluate(it.candidates, &it.view, targets);
-        held.targets += targets.len();
+        let mut found = Found {
+            targets: targets.len(),
+            ..Found::default()
+        };
         for target in targets.iter() {
             let ttl_ms = match target.ttl_seconds {
                 Some(seconds) => Some(u64::from(seconds) * 1000),
@@ -129,7 +142,7 @@ impl Hub {
             let queue = match routing.outlets.get(target.endpoint) {
                 Some(Outlet::Queue(queue)) => Ok(queue),
                 Some(Outlet::Topic(template)) => {
-                    sinks.push((Arc::clone(template), ttl_ms));
+                    found.sinks.push((Arc::clone(template), ttl_ms));
                     continue;
                 }
                 Some(Outlet::Cloud) | None => self.way_up(routing, it.output, it.hops, &it.view),
@@ -140,14 +153,14 @@ impl Hub {
                     priority: target.priority,
                     ttl_ms,
                 }),
-                Err(why) => held.grounded = Some(why),
+                Err(why) => found.grounded = Some(why),
             }
         }
         if copies.len() > 1 {
             // One order of locks for everybody, whatever table they route by.
             copies.sort_by_key(|copy| Arc::as_ptr(&copy.queue));
         }
-        sinks
+        found
     }
 
     /// Publishes a message to topics that routes lead to; the routes from there take it on.
@@ -218,7 +231,10 @@ impl Hub {
         };
         let mut copies = Vec::new();
         let targets = &mut client.scratch.targets;
-        let sinks = self.evaluate(&client.routing, &it, targets, (held, &mut copies));
+        let found = self.evaluate(&client.routing, &it, targets, &mut copies);
+        held.targets += found.targets;
+        held.grounded = found.grounded.or(held.grounded);
+        let sinks = found.sinks;
         if copies.is_empty() {
             return sinks;
         }
@@ -293,14 +309,11 @@ impl Hub {
     /// The name of the topic that a message goes to; `None` if it is none for routes.
     fn sink_name(&self, template: &Template, crossing: &Crossing) -> Option<String> {
         let origin = &crossing.output.origin;
-        let value = |variable: &Variable| match variable {
-            Variable::Device => Some(Cow::Borrowed(origin.sender.device_id())),
-            Variable::Module => origin.sender.module_id().map(Cow::Borrowed),
-            Variable::Output => origin.output.as_deref().map(Cow::Borrowed),
-            Variable::Property(name) => crossing.properties.get(name).text().map(Cow::Borrowed),
-        };
+        let property = |name: &str| crossing.properties.get(name).text().map(Cow::Borrowed);
         let mut name = Vec::new();
-        template.write(value, &mut name).ok()?;
+        template
+            .write(|variable| fill_in(origin, variable, property), &mut name)
+            .ok()?;
         let name = String::from_utf8(name).ok()?;
         let is_fit = name.len() <= self.limits().max_topic_bytes
             && is_shallow(&name)

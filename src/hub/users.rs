@@ -174,7 +174,7 @@ impl Hub {
             hash: Arc::clone(hash),
         });
         if user.is_some() && self.known().has(&tag, now.ms) {
-            return self.check_connect(login);
+            return self.check_connect(login).map(Outcome::In);
         }
         Ok(Outcome::Check(Box::new(PasswordCheck {
             login,
@@ -211,9 +211,9 @@ impl Hub {
                 self.check_connect(login.clone())
             }
         };
-        match self.answer(verdict, &claim, now)? {
-            Outcome::In(login) => Ok(login),
-            Outcome::Check(_) => Err(self.refuse(busy(), &claim, now)),
+        match verdict {
+            Ok(login) => Ok(self.let_in(login, &claim)),
+            Err(refusal) => Err(self.refuse(refusal, &claim, now)),
         }
     }
 

@@ -150,49 +150,15 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Durable, Now, Outcome, Peer, Settings, Token};
-    use crate::identity::Registry;
+    use crate::hub::Outcome;
+    use crate::hub::sample::{self, NOW};
     use crate::identity::users::Users;
-    use crate::limits::Limits;
-    use crate::mqtt::Connect;
-    use crate::mqtt::v5::Properties;
-    use crate::observe::Metrics;
-    use crate::session::{Session, Timing};
-    use crate::store::journal::Journal;
-    use crate::store::{Bounds, Store};
 
     /// Of `hunter2`.
     const HASH: &str = "$2y$04$abcdefghijklmnopqrstuuV3duMsC0HpUex6N9qapiuOHHWkwRXVm";
-    const NOW: Now = Now {
-        ms: 0,
-        unix: 1_700_000_000,
-        wall_ms: 1_700_000_000_000,
-    };
 
     fn hub() -> Arc<Hub> {
-        let bounds = Bounds {
-            max_bytes: 1 << 20,
-            endpoint_max_bytes: 1 << 20,
-            endpoint_max_messages: 100,
-            drop_oldest: false,
-        };
-        let settings = Settings {
-            device_id: "edge-1".to_owned(),
-            iothub_hostname: "hub.example".to_owned(),
-            gateway_hostname: "localhost".to_owned(),
-            limits: Limits::default(),
-            bounds,
-            log: None,
-        };
-        let durable = Durable {
-            store: Arc::new(Store::memory(bounds, (0, 0))),
-            journal: Journal::memory(),
-            sessions: BTreeMap::new(),
-            lost_messages: 0,
-            purged_messages: 0,
-        };
-        let metrics = Metrics::new("hub.example", "edge-1", "1");
-        let hub = Hub::new(settings, Registry::default(), durable, metrics);
+        let hub = sample::hub();
         hub.set_password_key(&[7; 32]);
         let users = format!("ann:{HASH}\nbob:{HASH}");
         hub.set_users(Some(Users::parse(&users).unwrap()));
@@ -200,27 +166,7 @@ mod tests {
     }
 
     fn check(hub: &Hub, from: u8, name: &str, password: &str) -> Box<PasswordCheck> {
-        let connect = Connect {
-            clean_session: true,
-            keep_alive_seconds: 0,
-            client_id: "x",
-            will: None,
-            username: Some(name),
-            password: Some(password.as_bytes()),
-        };
-        let timing = Timing {
-            connect_ms: 1,
-            publish_stall_ms: 1,
-            ack_stall_ms: 1,
-            window: 1,
-        };
-        let session: Session<Token> = Session::new(timing, 0);
-        let peer = Peer {
-            address: [127, 0, 0, from].into(),
-            certificate: None,
-            anonymous: false,
-        };
-        match hub.login((&connect, Properties::EMPTY), &session, &peer, NOW) {
+        match sample::login(hub, [127, 0, 0, from], (name, password)) {
             Ok(Outcome::Check(check)) => check,
             other => panic!("{other:?}"),
         }

@@ -19,8 +19,10 @@ impl State {
 
     /// The message that is handed out next, if it has to be kept first.
     pub fn early(&self, kept: u64) -> Option<u64> {
-        let mut ready = self.lanes.iter().filter_map(|lane| lane.ready.front());
-        let next = ready.next().filter(|_| self.only_kept)?;
+        if !self.only_kept {
+            return None;
+        }
+        let next = self.lanes.iter().find_map(|lane| lane.ready.front())?;
         (next.seq > kept).then_some(next.seq)
     }
 

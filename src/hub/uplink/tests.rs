@@ -2,56 +2,19 @@
 
 mod five;
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use super::*;
 use crate::hub::Dialect;
-use crate::hub::{Durable, Inbound, Settings};
-use crate::identity::Registry;
+use crate::hub::Inbound;
+use crate::hub::sample::{NOW, hub};
 use crate::iothub::bag;
-use crate::limits::Limits;
 use crate::message::{Message, Origin, Properties};
 use crate::mqtt::{
     ConnAck, Connect, ConnectReturnCode, FromClient, FromServer, Publish, decode_from_client,
 };
-use crate::observe::Metrics;
 use crate::session::{Above, UpwardTiming};
-use crate::store::journal::Journal;
-use crate::store::{Append, Bounds, Copy, Store};
-
-const NOW: Now = Now {
-    ms: 1000,
-    unix: 1_700_000_000,
-    wall_ms: 1_700_000_000_000,
-};
-
-fn hub() -> Hub {
-    let bounds = Bounds {
-        max_bytes: 1 << 30,
-        endpoint_max_bytes: 1 << 30,
-        endpoint_max_messages: 1 << 20,
-        drop_oldest: false,
-    };
-    let settings = Settings {
-        device_id: "edge-1".to_owned(),
-        iothub_hostname: "hub.example".to_owned(),
-        gateway_hostname: "localhost".to_owned(),
-        limits: Limits::default(),
-        bounds,
-        log: None,
-    };
-    let durable = Durable {
-        store: Arc::new(Store::memory(bounds, (NOW.ms, NOW.wall_ms))),
-        journal: Journal::memory(),
-        sessions: BTreeMap::new(),
-        lost_messages: 0,
-        purged_messages: 0,
-    };
-    let metrics = Metrics::new("hub.example", "edge-1", "1");
-    Hub::new(settings, Registry::default(), durable, metrics)
-}
+use crate::store::{Append, Copy};
 
 fn forwarding(live_share: Option<u8>) -> Arc<Forwarding> {
     Arc::new(Forwarding {

@@ -1,52 +1,16 @@
 //! Users log in, without a socket and with nobody who waits.
 
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::hub::{Durable, Peer, Settings, Token};
-use crate::identity::Registry;
-use crate::limits::Limits;
-use crate::mqtt::v5::Properties;
-use crate::observe::Metrics;
-use crate::session::{Session, Timing};
-use crate::store::journal::Journal;
-use crate::store::{Bounds, Store};
+use crate::hub::sample::{self, NOW};
 
 /// Of `hunter2`.
 const HASH: &str = "$2y$04$abcdefghijklmnopqrstuuV3duMsC0HpUex6N9qapiuOHHWkwRXVm";
 /// Of `hunter2` too.
 const OTHER: &str =
     "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHRzYWx0$c3IyBvIK7HbKkJ1DTguBW6I6Fqq4+1EIutR5o2TcDIQ";
-const NOW: Now = Now {
-    ms: 1000,
-    unix: 1_700_000_000,
-    wall_ms: 1_700_000_000_000,
-};
 
 fn hub(users: &str) -> Hub {
-    let bounds = Bounds {
-        max_bytes: 1 << 20,
-        endpoint_max_bytes: 1 << 20,
-        endpoint_max_messages: 100,
-        drop_oldest: false,
-    };
-    let settings = Settings {
-        device_id: "edge-1".to_owned(),
-        iothub_hostname: "hub.example".to_owned(),
-        gateway_hostname: "localhost".to_owned(),
-        limits: Limits::default(),
-        bounds,
-        log: None,
-    };
-    let durable = Durable {
-        store: Arc::new(Store::memory(bounds, (NOW.ms, NOW.wall_ms))),
-        journal: Journal::memory(),
-        sessions: BTreeMap::new(),
-        lost_messages: 0,
-        purged_messages: 0,
-    };
-    let metrics = Metrics::new("hub.example", "edge-1", "1");
-    let hub = Hub::new(settings, Registry::default(), durable, metrics);
+    let hub = sample::hub();
     hub.set_password_key(&[7; 32]);
     set(&hub, users);
     hub
@@ -57,27 +21,7 @@ fn set(hub: &Hub, users: &str) {
 }
 
 fn login(hub: &Hub, name: &str, password: &str) -> Result<Outcome, LoginRefused> {
-    let connect = Connect {
-        clean_session: true,
-        keep_alive_seconds: 0,
-        client_id: "x",
-        will: None,
-        username: Some(name),
-        password: Some(password.as_bytes()),
-    };
-    let timing = Timing {
-        connect_ms: 1,
-        publish_stall_ms: 1,
-        ack_stall_ms: 1,
-        window: 1,
-    };
-    let session: Session<Token> = Session::new(timing, 0);
-    let peer = Peer {
-        address: [127, 0, 0, 1].into(),
-        certificate: None,
-        anonymous: true,
-    };
-    hub.login((&connect, Properties::EMPTY), &session, &peer, NOW)
+    sample::login(hub, [127, 0, 0, 1], (name, password))
 }
 
 /// The check that a login needs; it fails where none is needed.
