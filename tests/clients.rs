@@ -18,26 +18,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use common::{Hub, Setup};
+use common::{Hub, Setup, TRANSPORTS};
 use install::{node_modules, python, python_with, source};
 
 const COUNT: usize = 20;
-const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 const VERSIONS: [&str; 2] = ["3.1.1", "5"];
-
-fn setup() -> Setup {
-    let mut setup = Setup::new("{}", &[]);
-    let listeners = TRANSPORTS.map(|transport| {
-        format!(
-            "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"{transport}\"\nanonymous = true\n"
-        )
-    });
-    setup.listeners = listeners.concat();
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-        allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n"
-        .to_owned();
-    setup
-}
 
 /// What a receiver of QoS 2 gets: the retained message, and all in the order of each QoS. One of
 /// QoS 2 is there for the program only once it is released.
@@ -58,7 +43,7 @@ fn check(arrived: &Value, what: &str) {
 
 /// Runs a program for each transport and version.
 fn everywhere(program: impl Fn() -> Command) {
-    let setup = setup();
+    let setup = Setup::open_everywhere("{}", &[]);
     let hub = setup.start();
     let ca = setup.path("certs/ca.pem");
     for transport in TRANSPORTS {
@@ -108,7 +93,7 @@ fn mqtt_js() {
 
 #[test]
 fn mosquitto_clients() {
-    let setup = setup();
+    let setup = Setup::open_everywhere("{}", &[]);
     let hub = setup.start();
     let ca = setup.path("certs/ca.pem");
     let ca = ca.to_str().unwrap();

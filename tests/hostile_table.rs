@@ -46,21 +46,11 @@ const TABLES: [&str; 4] = [
 
 /// Everybody may do everything with plain topics, over all transports.
 fn setup(limits: &str) -> Setup {
-    let mut setup = Setup::new(
+    let mut setup = Setup::open_everywhere(
         &routes(&[("a/self", "a/in"), ("c/out", "b/in")]),
         &["a", "b", "c", "d"],
     );
-    let listener = |transport: &str| {
-        format!(
-            "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"{transport}\"\nanonymous = true\n"
-        )
-    };
-    setup.listeners = ["tcp", "tls", "ws", "wss"].map(listener).concat();
-    setup.extra = format!(
-        "[[authorization]]\nidentities = [\"{{{{anonymous}}}}\", \"{{{{iot:identity}}}}\"]\n\
-         allow = [{{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }}]\n\
-         [limits]\nconnect_timeout_seconds = 2\n{limits}"
-    );
+    setup.extra += &format!("[limits]\nconnect_timeout_seconds = 2\n{limits}");
     setup
 }
 

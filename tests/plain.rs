@@ -12,18 +12,12 @@ use common::{End, Hub, Setup, inputs, output, scene};
 
 const ROUTES: &str = r#"{
 "all":"FROM /messages/modules/a/outputs/out INTO BrokeredEndpoint(\"/modules/c/inputs/all\")"}"#;
-const OPEN: &str = "[[authorization]]\n\
-    identities = [\"{{anonymous}}\", \"{{iot:identity}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
 const KEPT: [Property<'_>; 1] = [Property::SessionExpiry(u32::MAX)];
 const ONCE: (QoS, bool, bool) = (QoS::ExactlyOnce, false, false);
 
 /// A hub on which everybody may use all plain topics.
 fn open() -> Setup {
-    let mut setup = Setup::new(ROUTES, &["a", "b", "c"]);
-    setup.listeners += "anonymous = true\n";
-    setup.extra = OPEN.to_owned();
-    setup
+    Setup::open(ROUTES, &["a", "b", "c"])
 }
 
 async fn client(hub: &Hub, id: &str) -> Five {

@@ -12,16 +12,10 @@ use edgehub::mqtt::v5::{Property, ReasonCode};
 use common::five::{Five, Got};
 use common::{End, Hub, Setup, receive};
 
-const OPEN: &str = "[[authorization]]\n\
-    identities = [\"{{anonymous}}\", \"{{iot:identity}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
 const RETAINED: (QoS, bool, bool) = (QoS::AtLeastOnce, true, false);
 
 fn open() -> Setup {
-    let mut setup = Setup::new("{}", &["a"]);
-    setup.listeners += "anonymous = true\n";
-    setup.extra = OPEN.to_owned();
-    setup
+    Setup::open("{}", &["a"])
 }
 
 async fn client(hub: &Hub, id: &str) -> Five {

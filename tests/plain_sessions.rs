@@ -11,17 +11,10 @@ use edgehub::mqtt::v5::{Connect, FromClient, Place, Properties, Property, Reason
 use common::five::{Five, Got, list};
 use common::{End, Hub, Setup};
 
-const OPEN: &str = "[[authorization]]\n\
-    identities = [\"{{anonymous}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
-
 const FOREVER: [Property<'_>; 1] = [Property::SessionExpiry(u32::MAX)];
 
 fn open() -> Setup {
-    let mut setup = Setup::new("{}", &["a"]);
-    setup.listeners += "anonymous = true\n";
-    setup.extra = OPEN.to_owned();
-    setup
+    Setup::open("{}", &["a"])
 }
 
 fn is_present(connack: &Got) -> bool {

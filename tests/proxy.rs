@@ -23,9 +23,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use common::{Hub, LIMIT, Setup, hello, wire};
+use common::{Hub, LIMIT, Setup, TRANSPORTS, hello, wire};
 
-const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 const PROXY: &str = "127.0.0.1";
 const STRANGER: &str = "127.0.0.2";
 const CONNECT_TIMEOUT_SECONDS: u64 = 2;

@@ -6,29 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Hub, LIMIT, Setup};
+use common::{Hub, LIMIT, Setup, TRANSPORTS};
 use edgehub::client::tls_config;
 use rumqttc::{TlsConfiguration, Transport};
 
 const COUNT: usize = 20;
-const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 
 /// What arrived: topic, payload, QoS, RETAIN.
 type Arrived = (String, String, u8, bool);
-
-fn setup() -> Setup {
-    let mut setup = Setup::new("{}", &[]);
-    let listeners = TRANSPORTS.map(|transport| {
-        format!(
-            "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"{transport}\"\nanonymous = true\n"
-        )
-    });
-    setup.listeners = listeners.concat();
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-        allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n"
-        .to_owned();
-    setup
-}
 
 /// Where the client connects to, and how.
 fn way(setup: &Setup, hub: &Hub, transport: &str) -> (String, u16, Transport) {
@@ -116,7 +101,7 @@ macro_rules! run {
 
 #[tokio::test]
 async fn rumqttc_of_3_1_1() {
-    let setup = setup();
+    let setup = Setup::open_everywhere("{}", &[]);
     let scene = (&setup, &setup.start());
     for transport in TRANSPORTS {
         let arrived = run!(scene, transport, rumqttc, rumqttc::QoS, rumqttc::Packet);
@@ -126,7 +111,7 @@ async fn rumqttc_of_3_1_1() {
 
 #[tokio::test]
 async fn rumqttc_of_mqtt_5() {
-    let setup = setup();
+    let setup = Setup::open_everywhere("{}", &[]);
     let scene = (&setup, &setup.start());
     for transport in TRANSPORTS {
         let arrived = run!(

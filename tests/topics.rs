@@ -9,9 +9,6 @@ use edgehub::mqtt::v5::{Property, ReasonCode};
 use common::five::{Five, Got};
 use common::{End, Hub, Setup, inputs, message, output, publish, scene};
 
-const OPEN: &str = "[[authorization]]\n\
-    identities = [\"{{anonymous}}\", \"{{iot:identity}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
 const KEPT: [Property<'_>; 1] = [Property::SessionExpiry(u32::MAX)];
 const DROPPED: &str = "edgehub_messages_dropped_total";
 
@@ -22,10 +19,7 @@ fn setup(routes: &[(&str, &str)]) -> Setup {
         .map(|(name, text)| ((*name).to_owned(), (*text).into()))
         .collect();
     let routes = serde_json::Value::Object(routes).to_string();
-    let mut setup = Setup::new(&routes, &["a", "b", "c"]);
-    setup.listeners += "anonymous = true\n";
-    setup.extra = OPEN.to_owned();
-    setup
+    Setup::open(&routes, &["a", "b", "c"])
 }
 
 async fn client(hub: &Hub, id: &str) -> Five {

@@ -15,7 +15,7 @@ use edgehub::mqtt::v5::{self, FromClient, Properties, Property, ReasonCode};
 use rustix::process::Signal;
 
 use common::five::{Five, Got};
-use common::{End, Hub, LIMIT, Setup, message_with_topic, output, publish, scene};
+use common::{End, Hub, LIMIT, OPEN, Setup, message_with_topic, output, publish, scene};
 use upward::five::{Answer, Cloud, OK, TEXT};
 use upward::mosquitto::{Mosquitto, PASSWORD, USER};
 use upward::{CONNECTED, MODULES, ROUTES, STATE, link_says, log_says, nothing_waits, tcp};
@@ -267,9 +267,7 @@ fn parent(routes: &str, modules: &[&str]) -> (Setup, SocketAddr) {
     let address = upward::mosquitto::free_address();
     setup.listeners =
         format!("[[listener]]\nbind = \"{address}\"\ntransport = \"tcp\"\nanonymous = true\n");
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-        allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n"
-        .to_owned();
+    OPEN.clone_into(&mut setup.extra);
     (setup, address)
 }
 

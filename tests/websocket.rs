@@ -19,13 +19,8 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use common::{LIMIT, Setup};
 
 fn setup() -> Setup {
-    let mut setup = Setup::new("{}", &[]);
-    setup.listeners +=
-        "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"ws\"\nanonymous = true\n";
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-        allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n\
-        [limits]\nconnect_timeout_seconds = 2\n"
-        .to_owned();
+    let mut setup = Setup::open_everywhere("{}", &[]);
+    setup.extra += "[limits]\nconnect_timeout_seconds = 2\n";
     setup
 }
 

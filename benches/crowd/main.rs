@@ -39,8 +39,6 @@ const SESSIONS: usize = 10_000;
 /// Publishes in flight.
 const WINDOW: usize = 100;
 const TOPICS: usize = 200;
-const RULES: &str = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
 
 fn main() {
     let options = Options::read();
@@ -94,10 +92,9 @@ struct Bench {
 
 impl Bench {
     fn start() -> Self {
-        let mut setup = Setup::new("{}", &["a"]);
-        setup.listeners += "anonymous = true\n";
-        setup.extra = format!(
-            "{RULES}[limits]\nmax_subscriptions = {SUBSCRIPTIONS}\nmax_sessions = 20000\n\
+        let mut setup = Setup::open("{}", &["a"]);
+        setup.extra += &format!(
+            "[limits]\nmax_subscriptions = {SUBSCRIPTIONS}\nmax_sessions = 20000\n\
              [log]\nlevel = \"warn\"\n"
         );
         let hub = setup.start();

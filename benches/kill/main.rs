@@ -34,7 +34,8 @@ use support::clients::{CALM, Consumer, Habit, Pace, Phase, Publisher, Scene, all
 use support::ledger::Ledger;
 use support::plan::{Plan, to};
 use support::rng::Rng;
-use support::{Options, drained, start, start_cut_off};
+use support::starts::Starts;
+use support::{Options, drained};
 use tokio::task::JoinHandle;
 
 /// The first PUBACK of a round comes within this, or the round is a fault.
@@ -108,8 +109,7 @@ struct Proof {
     spared: Option<Hub>,
     spare: bool,
     rounds: u64,
-    cut_off: u64,
-    ready: Vec<Duration>,
+    starts: Starts,
 }
 
 impl Proof {
@@ -135,8 +135,7 @@ impl Proof {
             spared: None,
             spare: options.flag("--spare-hub"),
             rounds: 0,
-            cut_off: 0,
-            ready: Vec::new(),
+            starts: Starts::default(),
             plan,
         }
     }
@@ -185,15 +184,7 @@ impl Proof {
         if let Some(hub) = self.spared.take() {
             return Ok(hub);
         }
-        if self.rng.one_in(8) {
-            let after = Duration::from_millis(self.rng.between(0, 30));
-            start_cut_off(self.setup.dir.path(), after);
-            self.cut_off += 1;
-        }
-        let began = Instant::now();
-        let hub = start(self.setup.dir.path())?;
-        self.ready.push(began.elapsed());
-        Ok(hub)
+        self.starts.next(self.setup.dir.path(), &mut self.rng)
     }
 
     async fn round(&mut self) -> Result<(), String> {
@@ -336,16 +327,8 @@ impl Proof {
 
     fn report(&self, took: Duration) {
         let ledger = self.ledger();
-        let mean = self.ready.iter().sum::<Duration>() / self.ready.len().max(1) as u32;
-        let slowest = self.ready.iter().max().copied().unwrap_or_default();
-        println!(
-            "rounds {} in {:.0} s, {} starts cut off, restart to ready mean {:.1} ms, max {:.1} ms",
-            self.rounds,
-            took.as_secs_f64(),
-            self.cut_off,
-            mean.as_secs_f64() * 1e3,
-            slowest.as_secs_f64() * 1e3,
-        );
+        let (seconds, starts) = (took.as_secs_f64(), &self.starts);
+        println!("rounds {} in {seconds:.0} s, {starts}", self.rounds);
         ledger.print();
         // Came again and may come again, by round.
         let mut rounds: BTreeMap<usize, (u32, u32)> = BTreeMap::new();

@@ -14,9 +14,10 @@ use super::ledger::{Ledger, ONCE_AT_LEAST, ONCE_EXACTLY};
 use super::scene::Scene;
 use super::wire::{Answer, Hello, Said, Version, Wire};
 use crate::common::{Hub, Setup};
+use crate::support;
 use crate::support::clients::{Phase, all};
 use crate::support::rng::Rng;
-use crate::support::{self, start, start_cut_off};
+use crate::support::starts::Starts;
 
 /// The first acknowledgement of a round comes within this, or the round is a fault.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(10);
@@ -37,10 +38,7 @@ const MESSAGES_MIN: u64 = 10;
 /// Every so many rounds two sessions are made that are not kept for long, and one that is.
 const BRIEF_EVERY: u32 = 8;
 
-const OPEN: &str = "[[authorization]]\n\
-    identities = [\"{{anonymous}}\"]\n\
-    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n\
-    [store]\nsync = \"always\"\nsegment_bytes = \"1MiB\"\n\
+const EXTRA: &str = "[store]\nsync = \"always\"\nsegment_bytes = \"1MiB\"\n\
     [limits]\nmax_message_bytes = \"64KiB\"\n[log]\nlevel = \"warn\"\n";
 
 pub struct Proof {
@@ -55,8 +53,7 @@ pub struct Proof {
     long: Vec<String>,
     rng: Rng,
     pub rounds: u32,
-    cut_off: u64,
-    ready: Vec<Duration>,
+    starts: Starts,
 }
 
 /// Everybody: who publishes, and what each subscribes to.
@@ -107,9 +104,8 @@ fn clients(rng: &mut Rng) -> (Vec<Client>, usize) {
 
 impl Proof {
     pub fn new(seed: u64) -> Self {
-        let mut setup = Setup::new("{}", &["a"]);
-        setup.listeners += "anonymous = true\n";
-        setup.extra = OPEN.to_owned();
+        let mut setup = Setup::open("{}", &["a"]);
+        setup.extra += EXTRA;
         setup.write_config();
         let mut rng = Rng::new(seed);
         let (clients, publishers) = clients(&mut rng);
@@ -124,8 +120,7 @@ impl Proof {
             long: Vec::new(),
             rng,
             rounds: 0,
-            cut_off: 0,
-            ready: Vec::new(),
+            starts: Starts::default(),
         }
     }
 
@@ -153,20 +148,8 @@ impl Proof {
         self.drain().await
     }
 
-    fn start(&mut self) -> Result<Hub, String> {
-        if self.rng.one_in(8) {
-            let after = Duration::from_millis(self.rng.between(0, 30));
-            start_cut_off(self.setup.dir.path(), after);
-            self.cut_off += 1;
-        }
-        let began = Instant::now();
-        let hub = start(self.setup.dir.path())?;
-        self.ready.push(began.elapsed());
-        Ok(hub)
-    }
-
     async fn round(&mut self) -> Result<(), String> {
-        let mut hub = self.start()?;
+        let mut hub = self.starts.next(self.setup.dir.path(), &mut self.rng)?;
         let scene = Scene::new(hub.tcp(), self.rounds, &self.ledger);
         scene.ledger().round = self.rounds;
         scene.ledger().clock.start();
@@ -278,7 +261,7 @@ impl Proof {
     /// Publishers get their last acknowledgements, receivers everything.
     async fn drain(&mut self) -> Result<(), String> {
         self.tell();
-        let hub = self.start()?;
+        let hub = self.starts.next(self.setup.dir.path(), &mut self.rng)?;
         let scene = Scene::new(hub.tcp(), self.rounds, &self.ledger);
         scene.ledger().round = self.rounds;
         scene.ledger().clock.start();
@@ -387,16 +370,8 @@ impl Proof {
     }
 
     pub fn report(&self, took: Duration) {
-        let mean = self.ready.iter().sum::<Duration>() / self.ready.len().max(1) as u32;
-        let slowest = self.ready.iter().max().copied().unwrap_or_default();
-        println!(
-            "rounds {} in {:.0} s, {} starts cut off, restart to ready mean {:.1} ms, max {:.1} ms",
-            self.rounds,
-            took.as_secs_f64(),
-            self.cut_off,
-            mean.as_secs_f64() * 1e3,
-            slowest.as_secs_f64() * 1e3,
-        );
+        let (seconds, starts) = (took.as_secs_f64(), &self.starts);
+        println!("rounds {} in {seconds:.0} s, {starts}", self.rounds);
         self.ledger().print();
     }
 }

@@ -52,14 +52,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut setup = Setup::new("{}", &[]);
-    setup.listeners = "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"tcp\"\n\
-                       anonymous = true\n"
-        .to_owned();
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-                   allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], \
-                   resources = [\"#\"] }]\n"
-        .to_owned();
+    let setup = Setup::open("{}", &[]);
     let hub = setup.start();
     let mut counts: BTreeMap<(String, String), (usize, usize)> = BTreeMap::new();
     let mut failed = 0;

@@ -7,6 +7,7 @@ pub mod link;
 pub mod plan;
 pub mod pump;
 pub mod rng;
+pub mod starts;
 pub mod targets;
 
 use std::fs;
@@ -111,7 +112,7 @@ pub fn start(dir: &Path) -> Result<Hub, String> {
 }
 
 /// Starts the hub and cuts it off before it may have finished starting.
-pub fn start_cut_off(dir: &Path, after: Duration) {
+fn start_cut_off(dir: &Path, after: Duration) {
     let mut child = spawn(dir);
     std::thread::sleep(after);
     child.kill().unwrap();

@@ -25,6 +25,13 @@ pub const IOTHUB: &str = "hub.example";
 /// The bound of everything that a test waits for.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
+/// What the listeners of a hub can be.
+pub const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
+/// Rules by which everybody may use all plain topics.
+pub const OPEN: &str = "[[authorization]]\n\
+    identities = [\"{{anonymous}}\", \"{{iot:identity}}\"]\n\
+    allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n";
+
 /// A folder with everything that a hub needs.
 pub struct Setup {
     pub dir: tempfile::TempDir,
@@ -45,6 +52,27 @@ impl Setup {
         };
         setup.write_manifest(routes, modules, 7200);
         certs(&setup.path("certs"), &["localhost"], &[]);
+        setup
+    }
+
+    /// As [`Self::new`]; everybody may come over tcp and use all plain topics.
+    pub fn open(routes: &str, modules: &[&str]) -> Self {
+        let mut setup = Self::new(routes, modules);
+        setup.listeners += "anonymous = true\n";
+        OPEN.clone_into(&mut setup.extra);
+        setup
+    }
+
+    /// As [`Self::open`], over every transport.
+    pub fn open_everywhere(routes: &str, modules: &[&str]) -> Self {
+        let mut setup = Self::open(routes, modules);
+        let listener = |transport| {
+            format!(
+                "[[listener]]\nbind = \"127.0.0.1:0\"\ntransport = \"{transport}\"\n\
+                 anonymous = true\n"
+            )
+        };
+        setup.listeners = TRANSPORTS.map(listener).concat();
         setup
     }
 

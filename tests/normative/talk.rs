@@ -28,13 +28,9 @@ use crate::common::{Hub, LIMIT, Setup};
 
 /// A hub on which everybody may use all plain topics but those below `forbidden/`.
 pub fn open() -> Setup {
-    let mut setup = Setup::new("{}", &["a"]);
-    setup.listeners += "anonymous = true\n";
-    setup.extra = "[[authorization]]\nidentities = [\"{{anonymous}}\"]\n\
-        allow = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"], resources = [\"#\"] }]\n\
-        deny = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"],\n\
-            resources = [\"forbidden/#\"] }]\n"
-        .to_owned();
+    let mut setup = Setup::open("{}", &["a"]);
+    setup.extra += "deny = [{ operations = [\"mqtt:publish\", \"mqtt:subscribe\"],\n\
+        resources = [\"forbidden/#\"] }]\n";
     setup
 }
 
