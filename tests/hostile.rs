@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What a well-behaved client is served within, whatever the others do.
 const SERVED: Duration = Duration::from_secs(1);
 /// How much more memory than before may stay.
-const MEMORY_KIB: u64 = 16 * 1024;
+const MEMORY_KIB: u64 = 6 * 1024;
 
 fn setup() -> Setup {
     Setup::new(&routes(&[("a/self", "a/in")]), &["a", "b"])
@@ -109,7 +109,7 @@ impl Scene {
             if now <= idle + MEMORY_KIB {
                 return;
             }
-            let waits = started.elapsed() < LIMIT / 4;
+            let waits = started.elapsed() < LIMIT / 2;
             assert!(waits, "{now} KiB are left, {idle} KiB before");
             std::thread::yield_now();
         }

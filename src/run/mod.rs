@@ -1,6 +1,7 @@
 //! The hub in the foreground: read the files, bind, say who is there, wait, reload, drain.
 
 mod durable;
+mod heap;
 mod reload;
 mod upward;
 mod watching;
@@ -36,6 +37,7 @@ use crate::server::{self, Clock, Shared};
 use crate::store::Bounds;
 use crate::upstream::{Forwarder, settings};
 pub use durable::{STORE_DIR, Stopped, note_purged};
+use heap::Heap;
 use watching::{Seen, Watch, watched};
 
 /// Between two looks at expired messages and gauges.
@@ -240,6 +242,7 @@ impl Running {
     ///
     pub async fn serve(mut self, mut signals: Signals) {
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        let mut heap = Heap::new();
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break,
@@ -253,6 +256,7 @@ impl Running {
                 _ = sweep.tick() => {
                     self.hub.sweep(self.shared.clock.now());
                     self.hub.metrics().upkeep();
+                    heap.upkeep();
                 }
             }
         }
