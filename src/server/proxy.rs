@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crc32c::{crc32c, crc32c_append};
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -15,6 +16,8 @@ const START_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const LENGTH_V2: std::ops::Range<usize> = 14..16;
 /// Longest line of version 1 with its end (§2.1).
 const V1_BYTES_MAX: usize = 107;
+/// The entry of version 2 that has the checksum (§2.2.4).
+const PP2_TYPE_CRC32C: u8 = 3;
 /// Bytes looked at in one go.
 const CHUNK_BYTES: usize = 256;
 
@@ -36,6 +39,8 @@ pub(super) enum Malformed {
     Broken,
     #[error("the PROXY header speaks of datagrams")]
     Datagrams,
+    #[error("the PROXY header's checksum is wrong")]
+    Checksum,
 }
 
 /// Reads a header from bytes as they come.
@@ -72,6 +77,9 @@ impl HeaderReader {
             Ok((header, length)) if length == whole.len() => header,
             Ok(_) | Err(Error::BufferTooShort | _) => return Err(Malformed::Broken),
         };
+        if header.crc32c().is_some_and(|crc| !is_checksum(crc, whole)) {
+            return Err(Malformed::Checksum);
+        }
         let client = match header.proxied_address() {
             Some(address) if address.protocol == Protocol::Datagram => {
                 return Err(Malformed::Datagrams);
@@ -108,6 +116,19 @@ fn block(held: &[u8]) -> Result<Option<&[u8]>, Malformed> {
         return Err(Malformed::TooLong(PROXY_HEADER_BYTES_MAX));
     }
     Ok(held.get(..length))
+}
+
+/// Whether a header that carries this CRC32c has it, with zeros in its place (§2.2.4).
+fn is_checksum(crc: u32, whole: &[u8]) -> bool {
+    let [a, b, c, d] = crc.to_be_bytes();
+    let entry = [PP2_TYPE_CRC32C, 0, 4, a, b, c, d];
+    // Another entry may have the same bytes in it.
+    whole.windows(entry.len()).enumerate().any(|(at, seen)| {
+        let (before, after) = (whole.get(..at + 3), whole.get(at + entry.len()..));
+        let sum = crc32c(before.unwrap_or_default());
+        let sum = crc32c_append(sum, &[0; 4]);
+        seen == entry && crc32c_append(sum, after.unwrap_or_default()) == crc
+    })
 }
 
 /// Reads the header, and not a byte of what follows.
@@ -161,6 +182,21 @@ mod tests {
         [START_V2, &[command, family], &length, body].concat()
     }
 
+    /// A header with its checksum, and something before it that looks like one.
+    fn summed(change: u32) -> Vec<u8> {
+        let like = [PP2_TYPE_CRC32C, 0, 4, 0, 0, 0, 0];
+        let with = |crc| {
+            let said = [
+                Tlv::UniqueId(like[..].into()),
+                Tlv::Crc32c(crc),
+                Tlv::Authority("gateway.local".into()),
+            ];
+            let four = addresses("203.0.113.9:4711", "10.0.0.1:8883");
+            version_2(&ProxyHeader::with_tlvs(Some(four), said))
+        };
+        with(crc32c(&with(0)) ^ change)
+    }
+
     fn addresses(source: &str, destination: &str) -> ProxiedAddress {
         ProxiedAddress::stream(source.parse().unwrap(), destination.parse().unwrap())
     }
@@ -204,6 +240,7 @@ mod tests {
                 version_2(&ProxyHeader::with_tlvs(Some(four), said)),
                 of("203.0.113.9"),
             ),
+            (summed(0), of("203.0.113.9")),
             (version_2(&ProxyHeader::with_local()), NOBODY),
             // LOCAL counts, whatever addresses come with it (§2.2).
             (raw(0x20, 0x11, &[1; 12]), NOBODY),
@@ -244,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_refused_at_once() {
-        use Malformed::{Broken, Datagrams, Missing, TooLong};
+        use Malformed::{Broken, Checksum, Datagrams, Missing, TooLong};
         let long_line = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 93]].concat();
         let long_block = raw(0x21, 0x11, &[1; PROXY_HEADER_BYTES_MAX - 15]);
         let long_head = &long_block[..LENGTH_V2.end];
@@ -278,6 +315,7 @@ mod tests {
             (&raw(0x21, 0x21, &[1; 35]), Broken),
             (&raw(0x21, 0x41, &[1; 36]), Broken),
             (&raw(0x21, 0x12, &[1; 12]), Datagrams),
+            (&summed(1), Checksum),
         ] {
             let taken = HeaderReader::default().take(bytes);
             assert_eq!(taken, Err(expected), "{bytes:?}");
