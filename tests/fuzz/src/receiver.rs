@@ -196,9 +196,12 @@ impl Session {
         if let Some(at) = find(&self.live) {
             return (self.live.drain(..=at).next_back().unwrap(), true);
         }
-        let at = pool
-            .iter()
-            .position(|one| (one.is_loose || one.could.contains(&number)) && fits(&one.message));
+        let is_due = |one: &Shared| !one.is_loose && one.could.contains(&number);
+        // Payloads may be the same: one that has to come is there before one that may.
+        let mut all = pool.iter();
+        let due = all.position(|one| is_due(one) && fits(&one.message));
+        let mut all = pool.iter();
+        let at = due.or_else(|| all.position(|one| one.is_loose && fits(&one.message)));
         let at = at.unwrap_or_else(|| {
             panic!(
                 "{delivery:?} of {:?}, {:?} and {pool:?}",
