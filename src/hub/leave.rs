@@ -94,7 +94,7 @@ impl Hub {
     /// The small state forgets a session.
     pub(super) fn forget_session(&self, identity: &Identity, mailbox: &Arc<Mailbox>) {
         self.journal.record(identity.as_str(), None, mailbox);
-        self.journal.record_ledger(identity.as_str(), None, mailbox);
+        self.journal.forget_ledger(identity.as_str(), mailbox);
     }
 
     /// What was sent with QoS 2 to a session that ends is nobody else's (MQTT-4.8.2-5).

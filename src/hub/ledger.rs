@@ -16,11 +16,17 @@ use crate::identity::Identity;
 use crate::message::Priority;
 use crate::mqtt::{PacketId, Publish, QoS};
 use crate::session::CHOSEN_ID_MAX;
+use crate::store::journal;
+
+/// Packet ids of taken messages that are kept together: a client may have all of them open, and a
+/// change is to cost the same however many there are.
+const PART_IDS: u16 = 64;
 
 /// Packet ids and seqs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ledger {
-    /// Messages of the client that it has not released.
+    /// Messages of the client that it has not released; kept in parts of their own.
+    #[serde(default, skip_serializing)]
     taken: BTreeMap<u16, u64>,
     /// Messages that the client has, and not their release.
     released: BTreeMap<u16, u64>,
@@ -34,8 +40,15 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Reads what was kept; messages after `kept_seq` are not in the log: they were not taken, and
     /// others will have their seqs.
-    pub fn read(value: &Bytes, kept_seq: u64) -> Option<Self> {
-        let mut ledger: Self = serde_json::from_slice(value).ok()?;
+    pub fn read(kept: &journal::Ledger, kept_seq: u64) -> Option<Self> {
+        let mut ledger = match kept.get(&None) {
+            Some(value) => serde_json::from_slice(value).ok()?,
+            None => Self::default(),
+        };
+        for (_, part) in kept.iter().filter(|(number, _)| number.is_some()) {
+            let taken: BTreeMap<u16, u64> = serde_json::from_slice(part).ok()?;
+            ledger.taken.extend(taken);
+        }
         ledger.taken.retain(|_, seq| *seq <= kept_seq);
         let released = ledger.released.values_mut();
         released
@@ -56,9 +69,27 @@ impl Ledger {
         self.acked.retain(|seq| *seq > floor);
     }
 
-    pub fn write(&self) -> Option<Bytes> {
+    /// All of it, as it is kept.
+    pub fn write(&self) -> journal::Ledger {
+        let numbers: BTreeSet<_> = self.taken.keys().map(|id| id / PART_IDS).collect();
+        let parts = numbers
+            .into_iter()
+            .filter_map(|number| Some((Some(number), self.part(number)?)));
+        let rest = self.rest().map(|rest| (None, rest));
+        parts.chain(rest).collect()
+    }
+
+    /// Taken messages whose packet ids belong together.
+    fn part(&self, number: u16) -> Option<Bytes> {
+        let first = number * PART_IDS;
+        let taken: BTreeMap<_, _> = self.taken.range(first..=first + (PART_IDS - 1)).collect();
+        let json = serde_json::to_vec(&taken).ok();
+        json.filter(|_| !taken.is_empty()).map(Bytes::from)
+    }
+
+    fn rest(&self) -> Option<Bytes> {
         let is_done = self.floor == 0 && self.acked.is_empty();
-        let is_empty = self.taken.is_empty() && self.released.is_empty() && is_done;
+        let is_empty = self.released.is_empty() && is_done;
         let json = serde_json::to_vec(self).ok().filter(|_| !is_empty);
         json.map(Bytes::from)
     }
@@ -95,13 +126,19 @@ impl Hub {
     pub(super) fn correct_ledger(
         &self,
         identity: &Identity,
-        written: Option<&Bytes>,
+        written: Option<&journal::Ledger>,
         ledger: Option<&Ledger>,
     ) {
-        let correct = ledger.and_then(Ledger::write);
-        if written != correct.as_ref() {
-            let id = identity.as_str();
-            self.journal.record_ledger(id, correct, &Arc::default());
+        let correct = ledger.map(Ledger::write).unwrap_or_default();
+        let written_parts = written.into_iter().flatten().map(|(part, _)| *part);
+        let parts: BTreeSet<_> = written_parts.chain(correct.keys().copied()).collect();
+        for part in parts {
+            let value = correct.get(&part);
+            if written.and_then(|written| written.get(&part)) != value {
+                let change = (part, value.cloned());
+                self.journal
+                    .record_ledger(identity.as_str(), change, &Arc::default());
+            }
         }
     }
 
@@ -114,7 +151,7 @@ impl Hub {
             return 0;
         }
         client.ledger.taken.insert(packet_id.get(), seq);
-        self.keep_ledger(client)
+        self.keep_taken(client, packet_id)
     }
 
     /// The client released a message of QoS 2 that it had sent; returns the version of the small
@@ -123,7 +160,17 @@ impl Hub {
     pub fn released(&self, client: &mut Client, packet_id: PacketId) -> u64 {
         // If it was released on the last connection, that may still be on its way to the disk.
         client.ledger.taken.remove(&packet_id.get());
-        self.keep_ledger(client)
+        self.keep_taken(client, packet_id)
+    }
+
+    fn keep_taken(&self, client: &Client, packet_id: PacketId) -> u64 {
+        if !client.persistent {
+            return 0;
+        }
+        let number = packet_id.get() / PART_IDS;
+        let change = (Some(number), client.ledger.part(number));
+        self.journal
+            .record_ledger(client.identity.as_str(), change, &client.mailbox)
     }
 
     /// The client has a message of QoS 2; returns the version of the small state that knows it.
@@ -174,7 +221,7 @@ impl Hub {
         }
     }
 
-    /// Has all of it kept, and how far the session's queue is; returns the version.
+    /// Has kept what the client has, and how far the session's queue is; returns the version.
     pub(super) fn keep_ledger(&self, client: &mut Client) -> u64 {
         if !client.persistent {
             return 0;
@@ -187,8 +234,8 @@ impl Hub {
             let (floor, acked) = self.store.cursor(queue, Priority::DEFAULT);
             client.ledger.advance(floor, acked);
         }
-        let (id, value) = (client.identity.as_str(), client.ledger.write());
-        self.journal.record_ledger(id, value, &client.mailbox)
+        let (id, change) = (client.identity.as_str(), (None, client.ledger.rest()));
+        self.journal.record_ledger(id, change, &client.mailbox)
     }
 }
 
@@ -221,10 +268,33 @@ mod tests {
     #[test]
     fn what_the_log_lost_is_another_message() {
         let kept = ledger(&[(2, 1), (9, 8)], 6, &[7, 8]).write();
-        let read = Ledger::read(&kept.unwrap_or_default(), 5).unwrap_or_default();
+        let read = Ledger::read(&kept, 5).unwrap_or_default();
         assert_eq!(read, ledger(&[(2, 1), (9, 0)], 5, &[]));
         // The client waits for both releases all the same.
         assert_eq!(read.released().len(), 2);
         assert!(!read.has(8) && read.has(1));
+    }
+
+    #[test]
+    fn taken_messages_are_kept_in_parts() {
+        let all = Ledger {
+            taken: [1, 63, 64, 40_000, 65_535].map(|id| (id, 100)).into(),
+            ..ledger(&[(7, 3)], 2, &[])
+        };
+        let mut kept = all.write();
+        let parts: Vec<_> = kept.keys().copied().collect();
+        assert_eq!(parts, [None, Some(0), Some(1), Some(625), Some(1023)]);
+        assert_eq!(Ledger::read(&kept, 100), Some(all.clone()));
+        // A part that is empty is none, and so is the rest.
+        assert_eq!(
+            (all.part(2), Ledger::default().write()),
+            (None, BTreeMap::new())
+        );
+        // As they were kept at first, all together.
+        let old = br#"{"taken":{"5":9},"released":{},"floor":0,"acked":[]}"#;
+        kept = BTreeMap::from([(None, Bytes::from_static(old))]);
+        let read = Ledger::read(&kept, 9).unwrap_or_default();
+        assert_eq!(read.taken, BTreeMap::from([(5, 9)]));
+        assert_eq!(read.write().keys().copied().collect::<Vec<_>>(), [Some(0)]);
     }
 }

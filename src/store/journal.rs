@@ -1,6 +1,8 @@
 //! The subscriptions of persistent sessions, as a part of the small state: the key is `session/`
 //! and the identity, the value a JSON list.
 
+mod ledgers;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +16,11 @@ use crate::mailbox::Mailbox;
 use crate::mqtt::QoS;
 use crate::store::disk::Disk;
 use crate::topic;
+pub use ledgers::Ledger;
+use ledgers::Ledgers;
 
 const PREFIX: &str = "session/";
 const RETAINED: &str = "retained/";
-const LEDGER: &str = "qos2/";
-
 /// A subscription as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -88,7 +90,7 @@ pub struct Journal {
     /// What was read, until somebody takes it.
     retained: Mutex<Vec<(String, Bytes)>>,
     expiries: Mutex<BTreeMap<String, (u32, u64)>>,
-    ledgers: Mutex<BTreeMap<String, Bytes>>,
+    ledgers: Ledgers,
 }
 
 /// What was read at start: the sessions, and a sentence for each thing that was lost.
@@ -146,15 +148,11 @@ impl Journal {
             }
         });
         let expiries = expiries.collect();
-        let ledgers = values.iter().filter_map(|(key, value)| {
-            let identity = key.strip_prefix(LEDGER)?;
-            Some((identity.to_owned(), value.clone()))
-        });
-        let ledgers = ledgers.collect();
+        let ledgers = Ledgers::read(&values);
         let journal = Self {
             state,
             expiries: Mutex::new(expiries),
-            ledgers: Mutex::new(ledgers),
+            ledgers,
             retained: Mutex::new(retained),
         };
         Ok((journal, sessions(values, damage)))
@@ -167,7 +165,7 @@ impl Journal {
             state: State::memory(),
             retained: Mutex::default(),
             expiries: Mutex::default(),
-            ledgers: Mutex::default(),
+            ledgers: Ledgers::default(),
         }
     }
 
@@ -186,24 +184,24 @@ impl Journal {
 
     /// What sessions that were read have to remember of QoS 2, by identity.
     #[must_use]
-    pub fn take_ledgers(&self) -> BTreeMap<String, Bytes> {
-        std::mem::take(&mut *self.ledgers.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take_ledgers(&self) -> BTreeMap<String, Ledger> {
+        self.ledgers.take()
     }
 
-    /// Records what a session has to remember of QoS 2, or with `None` that there is nothing.
-    /// Returns a version, as [`Journal::record`].
+    /// Records a part of what a session has to remember of QoS 2, or with `None` that there is
+    /// nothing. Returns a version, as [`Journal::record`].
     pub fn record_ledger(
         &self,
         identity: &str,
-        value: Option<Bytes>,
+        change: (Option<u16>, Option<Bytes>),
         waiter: &Arc<Mailbox>,
     ) -> u64 {
-        let key = format!("{LEDGER}{identity}");
-        let recorded = self.state.record(&key, value, waiter);
-        recorded.unwrap_or_else(|error| {
-            tracing::error!(%error, identity, "the QoS 2 state can never be kept");
-            u64::MAX
-        })
+        self.ledgers.record((&self.state, waiter), identity, change)
+    }
+
+    /// Records that a session has nothing to remember of QoS 2. As [`Journal::record_ledger`].
+    pub fn forget_ledger(&self, identity: &str, waiter: &Arc<Mailbox>) {
+        self.ledgers.forget((&self.state, waiter), identity);
     }
 
     /// Records the retained message of a topic, or with `None` that there is none any more.
