@@ -491,3 +491,22 @@ async fn what_was_sent_is_completed_after_unsubscribe() {
     )
     .await;
 }
+
+/// What came before DISCONNECT is answered, though the client may not wait for it.
+#[tokio::test]
+async fn disconnect_cuts_no_answer_off() {
+    let setup = open();
+    let hub = setup.start();
+    let mut talk = Talk::new(&hub);
+    talk.play(
+        "a = 4
+        a > c0 & e0
+        a < d0
+        a |
+        b = 5
+        b > c0 & 82 0001 00 'x' 00 & e0
+        b <& d0 & 90 0001 00 00
+        b |",
+    )
+    .await;
+}

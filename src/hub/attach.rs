@@ -280,11 +280,11 @@ impl Hub {
 }
 
 impl Slot {
-    /// Whether its time has passed.
+    /// Whether its time has passed: never too early, though these are whole seconds.
     pub(super) fn is_expired(&self, now_unix: u64) -> bool {
         let is_kept = self.current.is_none() && self.subscriptions.is_some();
         let lasts = self.expiry_s < u32::MAX && self.left_unix > 0;
-        is_kept && lasts && self.left_unix + u64::from(self.expiry_s) <= now_unix
+        is_kept && lasts && self.left_unix + u64::from(self.expiry_s) < now_unix
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -292,6 +292,6 @@ impl Slot {
             && self.waiting.is_none()
             && self.subscriptions.is_none()
             && self.parked.in_flight.is_empty()
-            && self.refused.is_empty()
+            && (self.refused.is_empty() || self.is_strange)
     }
 }

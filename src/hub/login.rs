@@ -312,12 +312,13 @@ impl Hub {
     /// Remembers a refused publish; true if the very same one was refused before, in which case it
     /// is acknowledged, lest the client sends it for ever (`DESIGN` §4).
     pub fn refused_before(&self, client: &Client, publish: &Publish<'_>) -> bool {
-        let Some(packet_id) = publish.packet_id.filter(|_| client.proof.is_some()) else {
+        let Some(packet_id) = publish.packet_id else {
             return false;
         };
         let Some(mut slot) = self.slots.get_mut(&client.identity) else {
             return false;
         };
+        slot.is_strange = client.proof.is_none();
         let refused = &mut slot.refused;
         let known = refused
             .iter()

@@ -134,6 +134,8 @@ struct Slot {
     /// A will that waits.
     late_will: Option<leave::LateWill>,
     refused: VecDeque<(PacketId, String)>,
+    /// Nobody knows the client: what it was refused goes with its session.
+    is_strange: bool,
 }
 
 /// Retained messages are looked through for expired ones, in seconds; nobody gets such a one.
@@ -202,7 +204,7 @@ impl Hub {
             rules: ArcSwap::default(),
             statements: Mutex::default(),
             device_id: settings.device_id.clone(),
-            connects: Pace::new(settings.limits.max_connects_per_second),
+            connects: Pace::at_once(settings.limits.max_connects_per_second),
             settings: ArcSwap::from_pointee(settings),
             registry: ArcSwap::from_pointee(registry),
             routing: ArcSwap::from_pointee(Routing::empty()),

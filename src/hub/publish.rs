@@ -275,9 +275,12 @@ impl Hub {
     ) -> Result<Held, Refused> {
         let topic = came.0.topic;
         let max = self.limits().max_topic_bytes;
-        if topic.len() > max || !is_shallow(topic) {
-            let bytes = topic.len();
+        let bytes = topic.len();
+        if bytes > max {
             return Err(Refused::TopicTooLong { bytes, max });
+        }
+        if !is_shallow(topic) {
+            return Err(Refused::TopicTooDeep);
         }
         if topic.starts_with('$') {
             return Err(Forbidden::Reserved.into());

@@ -1,5 +1,6 @@
 //! Why a publish is refused, and how its sender is told.
 
+use super::plain::LEVELS_MAX;
 use super::ways::TOO_LARGE_FOR_CLOUD;
 use crate::identity::policy::Forbidden;
 use crate::iothub::bag::BagError;
@@ -48,6 +49,9 @@ pub enum Refused {
     /// There are as many retained messages as may be.
     #[error("over max_retained_messages or max_retained_bytes")]
     RetainedFull,
+    /// The topic has more than [`LEVELS_MAX`] levels.
+    #[error("topic of more than {LEVELS_MAX} levels")]
+    TopicTooDeep,
     /// The topic is longer than `limits.max_topic_bytes`.
     #[error("topic of {bytes} bytes, over max_topic_bytes = {max}")]
     TopicTooLong {
@@ -70,7 +74,7 @@ impl Refused {
             Self::TooLarge { .. } => "too_large",
             Self::TooLargeForCloud { .. } => TOO_LARGE_FOR_CLOUD,
             Self::RetainedFull => "retained_full",
-            Self::TopicTooLong { .. } => "topic_too_long",
+            Self::TopicTooLong { .. } | Self::TopicTooDeep => "topic_too_long",
         }
     }
 
@@ -85,7 +89,8 @@ impl Refused {
             | Self::TooLargeForCloud { .. }
             | Self::BagTooLong { .. }
             | Self::RetainedFull
-            | Self::TopicTooLong { .. } => ReasonCode::QuotaExceeded,
+            | Self::TopicTooLong { .. }
+            | Self::TopicTooDeep => ReasonCode::QuotaExceeded,
         }
     }
 }

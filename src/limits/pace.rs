@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A token bucket that holds a tenth of a second's messages, and one at the least.
+/// A token bucket that holds what may come in some time, and one at the least.
 #[derive(Debug)]
 pub struct Pace {
     /// 0: no bound.
     per_second: AtomicU32,
+    holds_ms: u64,
     bucket: Mutex<Bucket>,
 }
 
@@ -19,13 +20,24 @@ struct Bucket {
 }
 
 impl Pace {
-    /// So many messages in a second; 0: no bound.
+    /// So many messages in a second, of which a tenth may come at once; 0: no bound.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
+        Self::holding(100, per_second)
+    }
+
+    /// So many in a second, all of which may come at once; 0: no bound.
+    #[must_use]
+    pub fn at_once(per_second: u32) -> Self {
+        Self::holding(1000, per_second)
+    }
+
+    fn holding(holds_ms: u64, per_second: u32) -> Self {
         Self {
             per_second: AtomicU32::new(per_second),
+            holds_ms,
             bucket: Mutex::new(Bucket {
-                millis: Self::capacity(per_second),
+                millis: capacity(per_second, holds_ms),
                 filled_ms: 0,
             }),
         }
@@ -40,10 +52,6 @@ impl Pace {
         self.per_second.load(Ordering::Relaxed)
     }
 
-    fn capacity(per_second: u32) -> u64 {
-        (u64::from(per_second) * 100).max(1000)
-    }
-
     /// How many messages may be sent now, `wanted` at the most.
     #[must_use]
     pub fn take(&self, wanted: usize, now_ms: u64) -> usize {
@@ -54,7 +62,10 @@ impl Pace {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
         let filled = passed_ms.saturating_mul(u64::from(per_second));
-        bucket.millis = (bucket.millis + filled).min(Self::capacity(per_second));
+        bucket.millis = bucket
+            .millis
+            .saturating_add(filled)
+            .min(capacity(per_second, self.holds_ms));
         bucket.filled_ms = now_ms.max(bucket.filled_ms);
         let taken = (bucket.millis / 1000).min(wanted as u64);
         bucket.millis -= taken * 1000;
@@ -74,6 +85,11 @@ impl Pace {
     pub fn next_ms(&self, now_ms: u64) -> u64 {
         now_ms + 1000_u64.div_ceil(u64::from(self.per_second().max(1)))
     }
+}
+
+/// In thousandths of a message.
+fn capacity(per_second: u32, holds_ms: u64) -> u64 {
+    (u64::from(per_second) * holds_ms).max(1000)
 }
 
 #[cfg(test)]
@@ -107,5 +123,8 @@ mod tests {
         assert_eq!(pace.take(1000, 3_600_000), 10);
         assert_eq!(pace.take(1000, 3_600_000), 0);
         assert_eq!(pace.next_ms(3_600_000), 3_600_010);
+        let pace = Pace::at_once(100);
+        assert_eq!(pace.take(1000, 3_600_000), 100);
+        assert_eq!(pace.take(1000, 3_600_010), 1);
     }
 }

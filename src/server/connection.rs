@@ -22,6 +22,7 @@ use crate::limits::pace::Pace;
 use crate::mailbox::{
     ATTACH, DELIVERY, DRAIN, DURABLE, EVICTED, Mailbox, RECHECK, ROUTES, SPACE, TAKEN_OVER,
 };
+use crate::mqtt::DecodeError;
 use crate::observe;
 use crate::session::{Close, Session, Timing};
 
@@ -145,12 +146,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub async fn serve(mut self) {
         let close = poll_fn(|cx| self.poll(cx)).await;
         let now = self.clock.now();
-        if !matches!(
-            close,
-            Close::Disconnect | Close::ConnectionLost | Close::Io(_)
-        ) {
-            self.session.say_goodbye(&close);
-            // A refusal's CONNACK, or answers to what came before a bad packet; one try is all.
+        if !matches!(close, Close::ConnectionLost | Close::Io(_)) {
+            if close != Close::Disconnect {
+                self.session.say_goodbye(&close);
+            }
+            // A refusal's CONNACK, or answers to what came before the last packet; one try is all.
             let _ = poll_fn(|cx| Poll::Ready(self.write(cx))).await;
         }
         self.pending = None;
@@ -176,6 +176,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.hub.detach(*client, self.session, &close, now);
             }
             Stage::Waiting(login) => self.hub.stop_waiting(&login, &self.mailbox),
+            Stage::Before
+                if matches!(close, Close::Decode(DecodeError::TooLarge { .. }))
+                    && self.hub.may_log() =>
+            {
+                tracing::warn!(%address, "connection closed before CONNECT: {close}");
+            }
             Stage::Before | Stage::Checking(_) => {
                 tracing::debug!(%address, "connection closed: {close}")
             }
