@@ -51,6 +51,7 @@ pub const OTHERS: &[Row] = &[
     ("SUBSCRIBE and UNSUBSCRIBE in turn", "MQTT-3.10.4-4", BOTH, fickle),
     ("PINGREQs by the hundred thousand", "MQTT-3.12.4-1", ONCE, pings),
     ("QoS 2 under every id, never released", "MQTT-4.3.3-2", BOTH, unreleased),
+    ("the same, by a session that is kept", "MQTT-3.1.2-5", BOTH, unreleased_and_kept),
     ("300,000 distinct topics", "§4.7.3", ONCE, topics),
     ("takeovers, all at once", "MQTT-3.1.4-2", BOTH, takeovers),
     ("messages for who is away", "MQTT-3.1.2-5", BOTH, absent),
@@ -313,11 +314,21 @@ fn flood_and_leave(storm: &Storm<'_>) {
 
 /// All packet ids of QoS 2 are in use, and what comes under them again is not taken twice.
 fn unreleased(storm: &Storm<'_>) {
+    take_all_ids(storm, storm.login("unreleased"));
+}
+
+/// All of it is on disk, and the last ids cost no more than the first.
+fn unreleased_and_kept(storm: &Storm<'_>) {
+    take_all_ids(storm, storm.kept("unreleased", false));
+    storm.kept("unreleased", true).leave();
+    storm.forget("unreleased");
+}
+
+fn take_all_ids(storm: &Storm<'_>, mut sender: Peer) {
     const EACH: u16 = 4_095;
     let mut receiver = storm.login("receiver");
     receiver.send("82(0001 ~ '@/again' 00)");
     receiver.expect("90(0001 ~ 00)");
-    let mut sender = storm.login("unreleased");
     for first in (1..=u16::MAX - EACH + 1).step_by(EACH.into()) {
         let ids = first..=first + (EACH - 1);
         let packets = |packet: &str| -> String {
