@@ -49,7 +49,7 @@ pub enum Refused {
     /// There are as many retained messages as may be.
     #[error("over max_retained_messages or max_retained_bytes")]
     RetainedFull,
-    /// The topic has more than [`LEVELS_MAX`] levels.
+    /// The topic has more levels than topics may have.
     #[error("topic of more than {LEVELS_MAX} levels")]
     TopicTooDeep,
     /// The topic is longer than `limits.max_topic_bytes`.
