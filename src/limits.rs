@@ -70,6 +70,9 @@ pub struct Limits {
     /// Connections with the same login: of one user name or certificate under different client ids,
     /// or without credentials. Default 10,000. Modules and devices have one each.
     pub max_connections_per_login: usize,
+    /// Longest keep-alive, in seconds: clients of MQTT 5 that ask for more, or for none, are told
+    /// this one (MQTT 5 §3.2.2.3.14). Default 0: no bound.
+    pub max_keep_alive_seconds: u16,
     /// CONNECTs of all clients in a second; beyond it they are refused. Default 0: no bound.
     pub max_connects_per_second: u32,
     /// PUBLISHes of one client in a second; beyond it the client is not read from for a moment.
@@ -119,6 +122,7 @@ impl Limits {
         max_message_bytes: MIB,
         max_connections: 10_000,
         max_connections_per_login: 10_000,
+        max_keep_alive_seconds: 0,
         max_connects_per_second: 0,
         max_messages_per_second: 0,
         max_pending_connections: 1_024,
@@ -154,6 +158,8 @@ impl Ranges {
     pub const MAX_MESSAGE_BYTES: RangeInclusive<usize> = KIB..=(255 * MIB);
     /// A million connections need more memory than the devices this runs on have.
     pub const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
+    /// Of `max_keep_alive_seconds`.
+    pub const KEEP_ALIVE: RangeInclusive<u16> = 0..=u16::MAX;
     /// 0: no bound.
     pub const PER_SECOND: RangeInclusive<u32> = 0..=10_000_000;
     /// Packet ids are 1 to 65,535.

@@ -119,3 +119,24 @@ async fn who_publishes_too_much_is_read_from_more_slowly_and_loses_nothing() {
     let mut other = hub.connect("edge-1/b").await;
     publish(&mut other, &output("b", "out", ""), b"x").await;
 }
+
+/// A client of MQTT 5 is told, and has to keep to it; one of 3.1.1 cannot be told.
+#[tokio::test]
+async fn keep_alives_are_bounded_where_clients_can_be_told() {
+    let setup = setup("max_keep_alive_seconds = 1");
+    let hub = setup.start();
+    let mut module = hub.connect("edge-1/a").await;
+    let begin = Instant::now();
+    let (mut five, reason, properties) = anonymous(&hub, "five").await;
+    assert_eq!(reason, ReasonCode::Success);
+    let told = "ServerKeepAlive(1)".to_owned();
+    assert!(properties.contains(&told), "{properties:?}");
+    assert_eq!(
+        five.receive().await,
+        Got::Disconnect(ReasonCode::KeepAliveTimeout)
+    );
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
+    // It has been as quiet, for as long.
+    publish(&mut module, &output("a", "out", ""), b"x").await;
+}

@@ -205,6 +205,20 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
             Ranges::MAX_TOPIC_BYTES,
             default.max_topic_bytes,
         ),
+        ..time_limits(s)
+    };
+    section.finish(&ROOT_KEYS);
+    limits
+}
+
+fn time_limits(s: &mut Section<'_, '_>) -> Limits {
+    let default = Limits::DEFAULT;
+    Limits {
+        max_keep_alive_seconds: s.number(
+            "max_keep_alive_seconds",
+            Ranges::KEEP_ALIVE,
+            default.max_keep_alive_seconds,
+        ),
         connect_timeout_seconds: s.number(
             "connect_timeout_seconds",
             Ranges::CONNECT_TIMEOUT_SECONDS,
@@ -226,9 +240,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
             default.drain_timeout_seconds,
         ),
         ..queue_limits(s)
-    };
-    section.finish(&ROOT_KEYS);
-    limits
+    }
 }
 
 fn queue_limits(section: &mut Section<'_, '_>) -> Limits {

@@ -187,6 +187,7 @@ segment_bytes = "64MiB"
 max_message_bytes = "256KiB"
 max_connections = 50
 max_connections_per_login = 40
+max_keep_alive_seconds = 600
 max_connects_per_second = 30
 max_messages_per_second = 20
 max_pending_connections = 5
@@ -280,6 +281,7 @@ fn every_key_reaches_its_field() {
         max_message_bytes: 256 * 1024,
         max_connections: 50,
         max_connections_per_login: 40,
+        max_keep_alive_seconds: 600,
         max_connects_per_second: 30,
         max_messages_per_second: 20,
         max_pending_connections: 5,

@@ -176,10 +176,13 @@ impl Hub {
     }
 
     fn welcome<'a>(&self, login: &'a Login, session_present: bool) -> Welcome<'a> {
-        let packet_bytes_max = self.limits().max_message_bytes + TOPIC_BYTES_MAX;
+        let limits = self.limits();
+        let packet_bytes_max = limits.max_message_bytes + TOPIC_BYTES_MAX;
+        let (asked, most) = (login.keep_alive_seconds, limits.max_keep_alive_seconds);
         Welcome {
             session_present,
-            keep_alive_seconds: login.keep_alive_seconds,
+            keep_alive_seconds: asked,
+            server_keep_alive: (most > 0 && (asked == 0 || asked > most)).then_some(most),
             is_kept: login.persistent,
             assigned_client_id: login.identity.module_id().filter(|_| login.is_assigned),
             packet_bytes_max: u32::try_from(packet_bytes_max)

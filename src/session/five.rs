@@ -249,6 +249,7 @@ impl<T> Session<T> {
         let told = (!welcome.is_kept && expiry > 0).then_some(Property::SessionExpiry(0));
         let assigned = welcome.assigned_client_id.map(Property::AssignedClientId);
         let limits = [
+            welcome.server_keep_alive.map(Property::ServerKeepAlive),
             welcome.packet_bytes_max.map(Property::MaximumPacketSize),
             Some(Property::TopicAliasMaximum(ALIASES_MAX)),
         ];

@@ -95,6 +95,8 @@ pub struct Welcome<'a> {
     pub session_present: bool,
     /// The client's wish; 0: never.
     pub keep_alive_seconds: u16,
+    /// What it has to keep to instead, if it can be told: in MQTT 5.
+    pub server_keep_alive: Option<u16>,
     /// The session is kept after the connection.
     pub is_kept: bool,
     /// The client id that the hub chose for it.
@@ -298,7 +300,9 @@ impl<T> Session<T> {
     /// Lets the client in (§3.2).
     pub fn accept(&mut self, now_ms: u64, welcome: &Welcome<'_>) {
         self.phase = Phase::Active;
-        self.keep_alive_ms = u64::from(welcome.keep_alive_seconds) * 1500;
+        let told = welcome.server_keep_alive.filter(|_| self.is_v5());
+        let keep_alive_seconds = told.unwrap_or(welcome.keep_alive_seconds);
+        self.keep_alive_ms = u64::from(keep_alive_seconds) * 1500;
         self.received_ms = now_ms;
         self.sender.hear(now_ms);
         if self.is_v5() {
